@@ -1,0 +1,179 @@
+"""Publishing: the only way a file gets its final name.
+
+A file is written under a temporary name in the folder where it will live, flushed to the disk,
+read again and verified, and only then renamed; the folder is flushed last. A reader therefore
+sees the old file, the new file, or none, never a part of one (RELIABILITY.md, Publish).
+
+Temporary names are `.<name>.<pid>-<random>.partial<suffixes>`: hidden, recognisable after a
+crash, and with the suffixes that format libraries look at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from iris_cli.errors import EnvironmentProblem
+
+_MARK = ".partial"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def publish(
+    path: Path,
+    write: Callable[[Path], None],
+    *,
+    verify: Callable[[Path], None] | None = None,
+) -> Path:
+    """Write a file so that it appears under its name whole or not at all.
+
+    write: gets the temporary path (same folder, same suffixes) and creates the file there.
+    verify: gets the temporary path after it was flushed; raises when the file is not right.
+    returns: `path`. An existing file of that name is replaced.
+    raises EnvironmentProblem on a full disk or a folder that cannot be written, and whatever
+    `write` or `verify` raise; the temporary file is removed in every case.
+    """
+    temporary = _temporary_name(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        _flush(temporary)
+        if verify is not None:
+            verify(temporary)
+        os.replace(temporary, path)
+        _flush(path.parent)
+    except BaseException as error:
+        size = _size(temporary)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not isinstance(error, EnvironmentProblem):
+            problem = _environment_problem(path, size, error)
+            if problem is not None:
+                raise problem from error
+        raise
+    return path
+
+
+def publish_bytes(path: Path, data: bytes) -> Path:
+    """Publish bytes; they are read again and compared before the file gets its name."""
+
+    def verify(temporary: Path) -> None:
+        if temporary.read_bytes() != data:
+            raise EnvironmentProblem(
+                "what was written to the disk does not read back the same",
+                file=path,
+                fix="check the disk; the file was not published",
+            )
+
+    return publish(path, lambda temporary: _write_bytes(temporary, data), verify=verify)
+
+
+def publish_text(path: Path, text: str) -> Path:
+    """Publish text as UTF-8."""
+    return publish_bytes(path, text.encode())
+
+
+def publish_json(path: Path, value: object) -> Path:
+    """Publish a JSON value, indented, keys in the order given, non-finite numbers refused."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    return publish_text(path, text + "\n")
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> int:
+    """Remove temporary files that a killed process left in `folder`; returns how many.
+
+    name: only those of this file name. Call it only where no other process is publishing the
+    same files (it holds the claim on the case, or it is the only process of the job).
+    """
+    prefix = "." if name is None else f".{name}."
+    leftovers = [
+        entry
+        for entry in folder.glob(f"{prefix}*{_MARK}*")
+        if entry.is_file() and not _writer_alive(entry)
+    ]
+    for entry in leftovers:
+        entry.unlink(missing_ok=True)
+    return len(leftovers)
+
+
+def _temporary_name(path: Path) -> Path:
+    suffixes = "".join(path.suffixes[-2:]) if path.name.endswith(".gz") else path.suffix
+    unique = f"{os.getpid()}-{secrets.token_hex(4)}"
+    return path.with_name(f".{path.name}.{unique}{_MARK}{suffixes}")
+
+
+def _writer_alive(temporary: Path) -> bool:
+    """Whether the process that writes this temporary file still runs on this host."""
+    pid = temporary.name.rpartition(_MARK)[0].rpartition(".")[2].partition("-")[0]
+    if not pid.isdigit() or int(pid) == os.getpid():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(data)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems refuse fsync on folders; the rename is still atomic there.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _environment_problem(path: Path, written: int, error: OSError) -> EnvironmentProblem | None:
+    if error.errno in _DISK_FULL:
+        return EnvironmentProblem(
+            f"the disk is full: {path.name} could not be written",
+            file=path,
+            found=f"{_free(path.parent)} bytes free after {written} bytes were written",
+            expected="room for the whole file",
+            fix="free space or choose another folder, then run the same line again",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return EnvironmentProblem(
+            f"no permission to write {path.name}",
+            file=path,
+            found=error.strerror,
+            fix="choose a folder you may write to",
+        )
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return EnvironmentProblem(
+            f"{path.parent} is not a folder",
+            file=path,
+            found=error.strerror,
+            fix="choose another output path",
+        )
+    return None
+
+
+def _free(folder: Path) -> int:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return 0

@@ -1,0 +1,168 @@
+"""The whole network: encode a reference once into task tokens, decode any number of queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from iris_cli.errors import UsageError
+from iris_cli.network.config import NetworkConfig
+from iris_cli.network.decoder import Decoder, Head
+from iris_cli.network.encoder import ImageEncoder
+from iris_cli.network.recompute import run
+from iris_cli.network.task_encoder import MaskPairs, TaskEncoder
+
+Features = tuple[Tensor, ...]
+Tokens = list[Tensor]
+
+
+class IrisNetwork(nn.Module):
+    """In-context segmentation: `decode(encode_image(query), encode_task(reference, masks))`.
+
+    `class_valid` (B, K) bool marks the real classes of a padded batch: the others are neither
+    encoded nor seen by any class, and what is returned for them is zero. `recompute` trades time
+    for memory in training: inner activations are computed again in the backward pass.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        stages = range(config.stages)
+        if config.bank_size is not None:
+            for stage in stages:
+                shape = (config.bank_size, config.tokens, config.stage_channels(stage))
+                self.register_buffer(f"task_prior_{stage}", nn.init.xavier_uniform_(
+                    torch.empty(shape)))
+        self.encoder = ImageEncoder(config)
+        self.decoder = Decoder(config)
+        self.task_embedding = nn.ModuleList(TaskEncoder(config, stage) for stage in stages)
+        self.out = Head(config)
+
+    def forward(
+        self,
+        query: Tensor,
+        references: Tensor,
+        masks: Tensor,
+        class_valid: Tensor | None = None,
+        *,
+        recompute: bool = False,
+    ) -> Tensor:
+        """One batch of episodes, for training.
+
+        query: (B, 1, Z, Y, X). references: (B, R, z, y, x), one channel each.
+        masks: (B, R, K, z, y, x). class_valid: (B, R, K) bool, a class may be missing in some
+        references of an episode; it is averaged over the others.
+        returns: logits (B, K, Z, Y, X) float32, zero for classes that no reference has.
+        """
+        b, r = references.shape[:2]
+        if class_valid is None:
+            class_valid = masks.new_ones(masks.shape[:3], dtype=torch.bool)
+        images = references.flatten(0, 1)[:, None]
+        if query.shape[2:] == images.shape[2:]:
+            # Small maps are cheaper in one larger batch; instances do not see each other.
+            both = self.encode_image(torch.cat([query, images]), recompute=recompute)
+            query_features = tuple(f[:b] for f in both)
+            features = tuple(f[b:] for f in both)
+        else:
+            query_features = self.encode_image(query, recompute=recompute)
+            features = self.encode_image(images, recompute=recompute)
+        per_reference = self.encode_task(
+            features, masks.flatten(0, 1), class_valid.flatten(0, 1), recompute=recompute
+        )
+        tokens = mean_tokens([t.unflatten(0, (b, r)) for t in per_reference], class_valid)
+        return self.decode(query_features, tokens, class_valid.any(1), recompute=recompute)
+
+    def encode_image(self, image: Tensor, *, recompute: bool = False) -> Features:
+        """Features of a query or reference, deepest first.
+
+        image: (B, in_channels, Z, Y, X), edges multiples of `config.size_multiple`.
+        returns: 5 tensors (B, C_j, Z/s, Y/s, X/s).
+        """
+        self._check_size(image.shape[2:])
+        return self.encoder(image, recompute=recompute)  # type: ignore[no-any-return]
+
+    def encode_task(
+        self,
+        features: Sequence[Tensor],
+        masks: Tensor,
+        class_valid: Tensor | None = None,
+        *,
+        recompute: bool = False,
+    ) -> Tokens:
+        """Task tokens of every class of a reference.
+
+        features: of `encode_image`. masks: (B, K, Z, Y, X) bool, or number in [0, 1], at the
+        resolution of the reference image. class_valid: (B, K) bool.
+        returns: per stage (B, K, tokens, C_i) float32.
+        """
+        limit = self.config.reference_max
+        if limit is not None and max(masks.shape[2:]) > limit:
+            raise UsageError(
+                "this network cannot read references of this size",
+                found=tuple(masks.shape[2:]),
+                expected=f"at most {limit} voxels along every axis",
+                fix="crop the reference",
+            )
+        if class_valid is None:
+            class_valid = torch.ones(masks.shape[:2], dtype=torch.bool, device=masks.device)
+        pairs = MaskPairs.build(masks, class_valid, self.config)
+        tokens = []
+        for encoder, feature in zip(self.task_embedding, features, strict=False):
+            shape = (*class_valid.shape, self.config.tokens, feature.shape[1])
+            padded = torch.zeros(shape, device=feature.device)
+            if len(pairs.episode):
+                found = run(encoder, feature, pairs, recompute=recompute)
+                padded = padded.index_put((class_valid,), found.float())
+            tokens.append(padded)
+        return tokens
+
+    def tokens_from_bank(self, ids: Tensor) -> Tokens:
+        """Remembered tokens of classes: ids (B, K) int64 -> per stage (B, K, tokens, C_i)."""
+        if self.config.bank_size is None:
+            raise UsageError("this network has no memory of classes", fix="encode a reference")
+        return [self.get_buffer(f"task_prior_{i}")[ids] for i in range(self.config.stages)]
+
+    def decode(
+        self,
+        features: Sequence[Tensor],
+        tokens: Sequence[Tensor],
+        class_valid: Tensor | None = None,
+        *,
+        recompute: bool = False,
+    ) -> Tensor:
+        """Segment a query: all classes in one pass, each one seeing the others.
+
+        features: of the query. tokens: per stage (B, K, tokens, C_i). class_valid: (B, K) bool.
+        returns: logits (B, K, Z, Y, X) float32; no sigmoid taken.
+        """
+        seen = class_valid
+        if class_valid is not None:
+            # A softmax over no key is not a number; such an episode's logits are zeroed anyway.
+            seen = class_valid | ~class_valid.any(dim=1, keepdim=True)
+        x, posteriors = self.decoder(tuple(features), list(tokens), seen, recompute=recompute)
+        logits: Tensor = self.out(x, posteriors)
+        if class_valid is None:
+            return logits
+        return logits.masked_fill(~class_valid[:, :, None, None, None], 0.0)
+
+    def _check_size(self, size: torch.Size) -> None:
+        multiple = self.config.size_multiple
+        if any(n % multiple for n in size) or max(size) == 0:
+            raise UsageError(
+                "this network cannot read images of this size",
+                found=tuple(size),
+                expected=f"multiples of {multiple} voxels",
+                fix="pad the image",
+            )
+
+
+def mean_tokens(tokens: Sequence[Tensor], valid: Tensor) -> Tokens:
+    """Average task tokens over the references that have the class.
+
+    tokens: per stage (B, R, K, M, C_i); valid: (B, R, K) bool -> per stage (B, K, M, C_i), zero
+    where no reference has the class.
+    """
+    weight = valid / valid.sum(1, keepdim=True).clamp(min=1)
+    return [(t * weight[..., None, None]).sum(1) for t in tokens]
