@@ -14,7 +14,10 @@ from pydantic import Field, model_validator
 
 from iris_cli.files.schema import Record
 
-Positive = Annotated[int, Field(gt=0)]
+# Upper limits so that a card of unknown origin cannot ask for an endless construction.
+Width = Annotated[int, Field(gt=0, le=4096)]
+Count = Annotated[int, Field(gt=0, le=16)]
+Tokens = Annotated[int, Field(gt=0, le=4096)]
 HEAD_WIDTH = 32
 POSITION_VOLUME_SIZE = 128
 
@@ -49,18 +52,18 @@ class NetworkConfig(Record):
     bank_size: number of classes of the token memory, None for no memory.
     """
 
-    channels: tuple[Positive, Positive, Positive, Positive, Positive] = (16, 32, 64, 96, 128)
-    blocks: tuple[Positive, Positive, Positive, Positive] = (2, 2, 2, 2)
-    kernel_sizes: tuple[Positive, Positive, Positive, Positive, Positive] = (3, 3, 3, 3, 3)
-    scales: tuple[Positive, Positive, Positive, Positive] = (2, 2, 2, 2)
-    in_channels: Positive = 1
+    channels: tuple[Width, Width, Width, Width, Width] = (16, 32, 64, 96, 128)
+    blocks: tuple[Count, Count, Count, Count] = (2, 2, 2, 2)
+    kernel_sizes: tuple[Count, Count, Count, Count, Count] = (3, 3, 3, 3, 3)
+    scales: tuple[Count, Count, Count, Count] = (2, 2, 2, 2)
+    in_channels: Count = 1
     stages: Annotated[int, Field(ge=1, le=3)] = 3
-    queries: Positive = 10
+    queries: Tokens = 10
     stem: Stem = Stem.FULL
     position_volume: bool = False
     foreground_token: ForegroundToken = ForegroundToken.FULL
     context_tokens: bool = True
-    bank_size: Positive | None = None
+    bank_size: Tokens | None = None
 
     @model_validator(mode="after")
     def _can_be_built(self) -> NetworkConfig:
@@ -79,9 +82,7 @@ class NetworkConfig(Record):
     @classmethod
     def released(cls, bank_size: int | None = 73) -> NetworkConfig:
         """The network of the public weights `mass_base.pth`."""
-        return cls(
-            channels=(32, 64, 128, 256, 512), position_volume=True, bank_size=bank_size
-        )
+        return cls(channels=(32, 64, 128, 256, 512), position_volume=True, bank_size=bank_size)
 
     @classmethod
     def tiny(cls) -> NetworkConfig:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from iris_cli.network.attention import CrossAttention, FeedForward, Mlp, SelfAttention
-from iris_cli.network.blocks import ResidualBlock, unfold
+from iris_cli.network.blocks import ResidualBlock, unfold, upsample
 from iris_cli.network.config import NetworkConfig
 from iris_cli.network.recompute import run
 
@@ -26,9 +27,7 @@ class FusionBlock(nn.Module):
         self.prior_attn_block = SelfAttention(channels, heads)
         self.prior_ffn_2 = FeedForward(channels)
 
-    def forward(
-        self, image: Tensor, tokens: Tensor, valid: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, tokens: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
         """image: (B, N, C), tokens: (B, K * M, C), valid: (B, K * M) bool -> both, updated."""
         tokens = tokens + self.prior_aggregate_block(tokens, image)
         tokens = tokens + self.prior_ffn(tokens)
@@ -52,13 +51,13 @@ class Fusion(nn.Module):
 
         returns: features of the same shape, posteriors (B, K, C) = token 0 of each class.
         """
-        _, classes, per_class, _ = tokens.shape
+        b, classes, per_class, c = tokens.shape
         image, flat = features.flatten(2).transpose(1, 2), tokens.flatten(1, 2)
         keys = None if valid is None else valid.repeat_interleave(per_class, dim=1)
         for block in self.attn_layers:
             image, flat = block(image, flat, keys)
-        posterior = flat.unflatten(1, (classes, per_class))[:, :, 0]
-        return image.transpose(1, 2).unflatten(2, features.shape[2:]), posterior
+        posterior = flat.reshape(b, classes, per_class, c)[:, :, 0]
+        return image.transpose(1, 2).reshape(features.shape), posterior
 
 
 class UpLevel(nn.Module):
@@ -67,15 +66,12 @@ class UpLevel(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, *, blocks: int, kernel: int) -> None:
         super().__init__()
         widths = [channels_in + channels_out] + [channels_out] * blocks
-        self.conv = nn.Sequential(
-            *(ResidualBlock(a, b, kernel) for a, b in zip(widths[:-1], widths[1:], strict=True))
-        )
+        self.conv = nn.Sequential(*(ResidualBlock(a, b, kernel) for a, b in pairwise(widths)))
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """x: (B, C_in, d, h, w), skip: (B, C_out, D, H, W) -> (B, C_out, D, H, W)."""
-        # Interpolation weights have more digits than bf16 can hold.
-        up = F.interpolate(x.float(), skip.shape[2:], mode="trilinear", align_corners=True)
-        return self.conv(torch.cat([skip, up.to(skip.dtype)], dim=1))  # type: ignore[no-any-return]
+        up = upsample(x, skip.shape[2:]).to(skip.dtype)
+        return self.conv(torch.cat([skip, up], dim=1))  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):
@@ -146,18 +142,20 @@ class Head(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             weights, flat = weights.float(), x.float().flatten(2)
             if self.unfold is None:
-                return torch.bmm(weights, flat).unflatten(2, x.shape[2:])
-            return unfold(self._logits_of_cells(weights, flat).unflatten(2, x.shape[2:]), self.fold)
+                logits = torch.bmm(weights, flat)
+            else:
+                logits = self._logits_of_cells(self.unfold, weights, flat)
+            return unfold(logits.reshape(*logits.shape[:2], *x.shape[2:]), self.fold)
 
-    def _logits_of_cells(self, weights: Tensor, flat: Tensor) -> Tensor:
+    def _logits_of_cells(self, last: nn.Conv3d, weights: Tensor, flat: Tensor) -> Tensor:
         """(B, K, c0), (B, c0, N) -> (B, K * fold^3, N).
 
         The classifier is linear, so it is taken through the unfolding convolution once per class
         instead of building c0 channels at full resolution.
         """
-        assert self.unfold is not None
-        kernel = self.unfold.weight.float()[:, :, 0, 0, 0].unflatten(0, (weights.shape[2], -1))
-        bias = self.unfold.bias.float().unflatten(0, (weights.shape[2], -1))
+        c0 = weights.shape[2]
+        assert last.bias is not None
+        kernel, bias = last.weight.float().reshape(c0, -1, c0), last.bias.float().reshape(c0, -1)
         per_cell = torch.einsum("bko,ofi->bkfi", weights, kernel).flatten(1, 2)
         offset = torch.einsum("bko,of->bkf", weights, bias).flatten(1, 2)
         return torch.baddbmm(offset[:, :, None], per_cell, flat)

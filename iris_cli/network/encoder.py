@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from iris_cli.network.blocks import ResidualBlock, fold
@@ -34,10 +36,7 @@ class DownLevel(nn.Module):
         widths = [channels_in] + [channels_out] * blocks
         self.conv = nn.Sequential(
             nn.MaxPool3d(scale),
-            *(
-                ResidualBlock(a, b, kernel_size)
-                for a, b in zip(widths[:-1], widths[1:], strict=True)
-            ),
+            *(ResidualBlock(a, b, kernel_size) for a, b in pairwise(widths)),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,8 +11,7 @@ from iris_cli.errors import UsageError
 from iris_cli.network.config import NetworkConfig
 from iris_cli.network.decoder import Decoder, Head
 from iris_cli.network.encoder import ImageEncoder
-from iris_cli.network.recompute import run
-from iris_cli.network.task_encoder import MaskPairs, TaskEncoder
+from iris_cli.network.task_encoder import TaskEncoder
 
 Features = tuple[Tensor, ...]
 Tokens = list[Tensor]
@@ -33,46 +32,13 @@ class IrisNetwork(nn.Module):
         if config.bank_size is not None:
             for stage in stages:
                 shape = (config.bank_size, config.tokens, config.stage_channels(stage))
-                self.register_buffer(f"task_prior_{stage}", nn.init.xavier_uniform_(
-                    torch.empty(shape)))
+                self.register_buffer(
+                    f"task_prior_{stage}", nn.init.xavier_uniform_(torch.empty(shape))
+                )
         self.encoder = ImageEncoder(config)
         self.decoder = Decoder(config)
-        self.task_embedding = nn.ModuleList(TaskEncoder(config, stage) for stage in stages)
+        self.task_embedding = TaskEncoder(config)
         self.out = Head(config)
-
-    def forward(
-        self,
-        query: Tensor,
-        references: Tensor,
-        masks: Tensor,
-        class_valid: Tensor | None = None,
-        *,
-        recompute: bool = False,
-    ) -> Tensor:
-        """One batch of episodes, for training.
-
-        query: (B, 1, Z, Y, X). references: (B, R, z, y, x), one channel each.
-        masks: (B, R, K, z, y, x). class_valid: (B, R, K) bool, a class may be missing in some
-        references of an episode; it is averaged over the others.
-        returns: logits (B, K, Z, Y, X) float32, zero for classes that no reference has.
-        """
-        b, r = references.shape[:2]
-        if class_valid is None:
-            class_valid = masks.new_ones(masks.shape[:3], dtype=torch.bool)
-        images = references.flatten(0, 1)[:, None]
-        if query.shape[2:] == images.shape[2:]:
-            # Small maps are cheaper in one larger batch; instances do not see each other.
-            both = self.encode_image(torch.cat([query, images]), recompute=recompute)
-            query_features = tuple(f[:b] for f in both)
-            features = tuple(f[b:] for f in both)
-        else:
-            query_features = self.encode_image(query, recompute=recompute)
-            features = self.encode_image(images, recompute=recompute)
-        per_reference = self.encode_task(
-            features, masks.flatten(0, 1), class_valid.flatten(0, 1), recompute=recompute
-        )
-        tokens = mean_tokens([t.unflatten(0, (b, r)) for t in per_reference], class_valid)
-        return self.decode(query_features, tokens, class_valid.any(1), recompute=recompute)
 
     def encode_image(self, image: Tensor, *, recompute: bool = False) -> Features:
         """Features of a query or reference, deepest first.
@@ -107,15 +73,7 @@ class IrisNetwork(nn.Module):
             )
         if class_valid is None:
             class_valid = torch.ones(masks.shape[:2], dtype=torch.bool, device=masks.device)
-        pairs = MaskPairs.build(masks, class_valid, self.config)
-        tokens = []
-        for encoder, feature in zip(self.task_embedding, features, strict=False):
-            shape = (*class_valid.shape, self.config.tokens, feature.shape[1])
-            padded = torch.zeros(shape, device=feature.device)
-            if len(pairs.episode):
-                found = run(encoder, feature, pairs, recompute=recompute)
-                padded = padded.index_put((class_valid,), found.float())
-            tokens.append(padded)
+        tokens: Tokens = self.task_embedding(features, masks, class_valid, recompute=recompute)
         return tokens
 
     def tokens_from_bank(self, ids: Tensor) -> Tokens:
@@ -149,20 +107,10 @@ class IrisNetwork(nn.Module):
 
     def _check_size(self, size: torch.Size) -> None:
         multiple = self.config.size_multiple
-        if any(n % multiple for n in size) or max(size) == 0:
+        if any(n % multiple for n in size) or max(size) <= multiple:
             raise UsageError(
                 "this network cannot read images of this size",
                 found=tuple(size),
-                expected=f"multiples of {multiple} voxels",
+                expected=f"multiples of {multiple} voxels, more than one of them along some axis",
                 fix="pad the image",
             )
-
-
-def mean_tokens(tokens: Sequence[Tensor], valid: Tensor) -> Tokens:
-    """Average task tokens over the references that have the class.
-
-    tokens: per stage (B, R, K, M, C_i); valid: (B, R, K) bool -> per stage (B, K, M, C_i), zero
-    where no reference has the class.
-    """
-    weight = valid / valid.sum(1, keepdim=True).clamp(min=1)
-    return [(t * weight[..., None, None]).sum(1) for t in tokens]

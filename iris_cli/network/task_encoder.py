@@ -6,15 +6,18 @@ What does not depend on the class is computed once per reference.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from iris_cli.network.attention import CrossAttention, FeedForward, SelfAttention
-from iris_cli.network.blocks import fold, norm_relu, unfold
+from iris_cli.network.blocks import fold, linear_matrix, norm_relu, unfold
 from iris_cli.network.config import POSITION_VOLUME_SIZE, ForegroundToken, NetworkConfig
+from iris_cli.network.recompute import run
 
 MAP_NORM_EPS = 1e-5
 TOKEN_BLOCKS = 2
@@ -25,23 +28,15 @@ class MaskPairs:
     """The masks of P (episode, class) pairs, and what all stages need of them.
 
     masks: (P, Z, Y, X) float32. episode: (P,) index of each mask's reference in the batch.
-    normed: (P, F, z, y, x), the mask as the network sees it (folded by the stem into F channels
-    for `stem: half`, F = 1 otherwise) after its norm and ReLU. Without context tokens: None.
     """
 
     masks: Tensor
     episode: Tensor
-    normed: Tensor | None
 
     @classmethod
-    def build(cls, masks: Tensor, valid: Tensor, config: NetworkConfig) -> MaskPairs:
+    def select(cls, masks: Tensor, valid: Tensor) -> MaskPairs:
         """masks: (B, K, Z, Y, X) bool or number in [0, 1]; valid: (B, K) bool."""
-        episode = valid.nonzero()[:, 0]
-        chosen = masks[valid].float()
-        normed = None
-        if config.context_tokens:
-            normed = _norm_relu_mask(fold(chosen[:, None], config.fold))
-        return cls(chosen, episode, normed)
+        return cls(masks[valid].float(), valid.nonzero()[:, 0])
 
 
 def _norm_relu_mask(masks: Tensor) -> Tensor:
@@ -57,47 +52,34 @@ def _norm_relu_mask(masks: Tensor) -> Tensor:
 
 
 def pool_foreground(features: Tensor, pairs: MaskPairs, variant: ForegroundToken) -> Tensor:
-    """Mean of the up-sampled features under each mask: features (B, C, d, h, w) -> (P, C) fp32.
+    """Mean of the features under each mask: (B, C, d, h, w) -> (P, C) float32.
 
-    <upsample(F), y> = <F, upsample^T(y)>: the mask goes down by the transposed interpolation
-    and the features are never up-sampled. Sums of less than one voxel divide by 1.
+    FULL: of the up-sampled features. <upsample(F), y> = <F, upsample^T(y)>: the mask goes down
+    by the transposed interpolation and the features are never up-sampled.
+    A mask of less than one voxel in all divides by 1.
     """
     masks, size = pairs.masks, features.shape[2:]
+    steps = [n // m for n, m in zip(masks.shape[1:], size, strict=True)]
     with torch.autocast(features.device.type, enabled=False):
         if variant is ForegroundToken.FULL:
             weights = _upsample_transposed(masks, size)
         elif variant is ForegroundToken.NEAREST:
-            weights = _nearest_at_centres(masks, size)
+            z, y, x = steps
+            weights = masks[:, z // 2 :: z, y // 2 :: y, x // 2 :: x]
         else:
-            weights = F.adaptive_avg_pool3d(masks[:, None], size)[:, 0]
+            weights = F.avg_pool3d(masks[:, None], steps)[:, 0]
         flat = weights.flatten(1)
-        total = masks.sum(dim=(1, 2, 3)) if variant is ForegroundToken.FULL else flat.sum(1)
         per_pair = features.float().flatten(2)[pairs.episode]
         pooled = torch.bmm(per_pair, flat[:, :, None])[:, :, 0]
-        return pooled / total.clamp(min=1)[:, None]
+        return pooled / flat.sum(1).clamp(min=1)[:, None]
 
 
 def _upsample_transposed(masks: Tensor, size: torch.Size) -> Tensor:
     """Transpose of trilinear up-sampling (align_corners): (P, Z, Y, X) -> (P, d, h, w)."""
-    matrix = [
-        _linear_matrix(n, m, masks.device) for n, m in zip(masks.shape[1:], size, strict=True)
-    ]
+    matrix = [linear_matrix(n, m, masks.device) for n, m in zip(masks.shape[1:], size, strict=True)]
     z, y, x = matrix
     rows = y.T @ (masks @ x)
-    return (z.T @ rows.flatten(2)).unflatten(2, rows.shape[2:])
-
-
-def _linear_matrix(n: int, m: int, device: torch.device) -> Tensor:
-    """1-D linear interpolation (align_corners) from m to n points as a matrix (n, m)."""
-    identity = torch.eye(m, device=device)[None]
-    return F.interpolate(identity, size=n, mode="linear", align_corners=True)[0].T
-
-
-def _nearest_at_centres(masks: Tensor, size: torch.Size) -> Tensor:
-    """The mask at the middle voxel of each coarse cell: (P, Z, Y, X) -> (P, d, h, w)."""
-    steps = [n // m for n, m in zip(masks.shape[1:], size, strict=True)]
-    z, y, x = steps
-    return masks[:, z // 2 :: z, y // 2 :: y, x // 2 :: x]
+    return (z.T @ rows.flatten(2)).reshape(-1, *size)
 
 
 class PositionVolume(nn.Module):
@@ -137,7 +119,19 @@ class TokenBlock(nn.Module):
         return tokens + self.query_ffn_2(tokens)  # type: ignore[no-any-return]
 
 
-class TaskEncoder(nn.Module):
+class NormReluThen(nn.Sequential):
+    """Holder of the name `<part>.2`: norm and ReLU run through `norm_relu`, then `conv`."""
+
+    def __init__(self, conv: nn.Conv3d) -> None:
+        super().__init__(nn.Identity(), nn.Identity(), conv)
+
+    @property
+    def conv(self) -> nn.Conv3d:
+        """The convolution."""
+        return cast(nn.Conv3d, self[2])
+
+
+class StageEncoder(nn.Module):
     """Task tokens of one stage."""
 
     def __init__(self, config: NetworkConfig, stage: int) -> None:
@@ -147,33 +141,31 @@ class TaskEncoder(nn.Module):
         self.foreground = config.foreground_token
         if self.foreground is not ForegroundToken.NONE:
             self.norm_foreground = nn.LayerNorm(c)
-        self.with_context = config.context_tokens
-        if self.with_context:
+        if config.context_tokens:
             self._build_context(config, c)
         self.norm_combined = nn.LayerNorm(c)
         self.norm_post = nn.LayerNorm(c)
         self.attn_layers = nn.ModuleList(
-            TokenBlock(c, heads, with_map=self.with_context) for _ in range(TOKEN_BLOCKS)
+            TokenBlock(c, heads, with_map=config.context_tokens) for _ in range(TOKEN_BLOCKS)
         )
 
     def _build_context(self, config: NetworkConfig, c: int) -> None:
-        cells = self.stride**3
-        mask_channels = config.fold**3
-        self.task_query = nn.Parameter(torch.empty(config.queries, c))
-        nn.init.xavier_uniform_(self.task_query)
+        cells, mask_channels = self.stride**3, config.fold**3
+        self.task_query = nn.Parameter(nn.init.xavier_uniform_(torch.empty(config.queries, c)))
         self.norm_query = nn.LayerNorm(c)
-        self.expand = _after_norm_relu(nn.Conv3d(c, cells, 1))
-        self.merge = _after_norm_relu(nn.Conv3d(1 + mask_channels, 1, 3, padding=1))
-        self.squeeze = _after_norm_relu(nn.Conv3d(cells, c, 1))
+        self.expand = NormReluThen(nn.Conv3d(c, cells, 1))
+        self.merge = NormReluThen(nn.Conv3d(1 + mask_channels, 1, 3, padding=1))
+        self.squeeze = NormReluThen(nn.Conv3d(cells, c, 1))
         self.pos_embed = (
             PositionVolume(POSITION_VOLUME_SIZE // config.fold) if config.position_volume else None
         )
 
-    def forward(self, features: Tensor, pairs: MaskPairs) -> Tensor:
-        """features: (B, C, d, h, w) of this stage -> tokens (P, M, C)."""
+    def forward(self, features: Tensor, pairs: MaskPairs, of_masks: Tensor | None) -> Tensor:
+        """features: (B, C, d, h, w), of_masks: as `context_map` -> tokens (P, M, C)."""
         rows, context = [], None
-        if self.with_context:
-            context = self.context_map(features, pairs).flatten(2).transpose(1, 2)
+        if of_masks is not None:
+            context_map = self.context_map(features, pairs.episode, of_masks)
+            context = context_map.flatten(2).transpose(1, 2)
             queries = self.norm_query(self.task_query)
             rows.append(queries.expand(len(pairs.episode), -1, -1))
         if self.foreground is not ForegroundToken.NONE:
@@ -184,30 +176,63 @@ class TaskEncoder(nn.Module):
             tokens = block(tokens, context)
         return self.norm_post(tokens)  # type: ignore[no-any-return]
 
-    def context_map(self, features: Tensor, pairs: MaskPairs) -> Tensor:
-        """The reference as seen through each mask: (B, C, d, h, w) -> (P, C, d, h, w)."""
-        merged = self.merge_masks(self.full_resolution_map(features), pairs)
-        squeezed = self.squeeze[2](norm_relu(fold(merged, self.stride), MAP_NORM_EPS))
-        return squeezed + features[pairs.episode]  # type: ignore[no-any-return]
+    def context_map(self, features: Tensor, episode: Tensor, of_masks: Tensor) -> Tensor:
+        """The reference as seen through each mask.
+
+        features: (B, C, d, h, w); episode: (P,); of_masks: (P, 1, z, y, x), this stage's merging
+        convolution of the masks alone -> (P, C, d, h, w).
+        """
+        merged = self.merge_image(self.full_resolution_map(features))[episode] + of_masks
+        squeezed = self.squeeze.conv(norm_relu(fold(merged, self.stride), MAP_NORM_EPS))
+        return squeezed + features[episode]  # type: ignore[no-any-return]
 
     def full_resolution_map(self, features: Tensor) -> Tensor:
         """One channel at the resolution of the network: (B, C, d, h, w) -> (B, 1, z, y, x)."""
-        return unfold(self.expand[2](norm_relu(features, MAP_NORM_EPS)), self.stride)
+        return unfold(self.expand.conv(norm_relu(features, MAP_NORM_EPS)), self.stride)
 
-    def merge_masks(self, full: Tensor, pairs: MaskPairs) -> Tensor:
-        """Convolve map and mask together: full (B, 1, z, y, x) -> (P, 1, z, y, x).
+    def merge_image(self, full: Tensor) -> Tensor:
+        """The part of the merging convolution that all masks share: (B, 1, z, y, x), same."""
+        conv = self.merge.conv
+        merged = F.conv3d(norm_relu(full, MAP_NORM_EPS), conv.weight[:, :1], conv.bias, padding=1)
+        return merged if self.pos_embed is None else merged + self.pos_embed(full.shape[2:])
 
-        The norm is per channel, so the convolution of their concatenation is the sum of two:
-        one per reference, one per mask.
+
+class TaskEncoder(nn.ModuleList):
+    """Task tokens of all stages, the deepest first."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__(StageEncoder(config, stage) for stage in range(config.stages))
+        self.config = config
+
+    def forward(
+        self, features: Sequence[Tensor], masks: Tensor, valid: Tensor, *, recompute: bool = False
+    ) -> list[Tensor]:
+        """features: deepest first; masks: (B, K, Z, Y, X); valid: (B, K) bool.
+
+        returns: per stage (B, K, M, C_i) float32, zero for pairs that are not valid.
         """
-        assert pairs.normed is not None
-        weight, bias = self.merge[2].weight, self.merge[2].bias
-        of_image = F.conv3d(norm_relu(full, MAP_NORM_EPS), weight[:, :1], bias, padding=1)
-        if self.pos_embed is not None:
-            of_image = of_image + self.pos_embed(full.shape[2:])
-        return of_image[pairs.episode] + F.conv3d(pairs.normed, weight[:, 1:], padding=1)
+        pairs = MaskPairs.select(masks, valid)
+        shapes = [(*valid.shape, self.config.tokens, f.shape[1]) for f in features[: len(self)]]
+        tokens = [torch.zeros(shape, device=masks.device) for shape in shapes]
+        if len(pairs.episode) == 0:
+            return tokens
+        of_masks = self.merge_masks(pairs)
+        for i, encode in enumerate(self):
+            part = None if of_masks is None else of_masks[:, i : i + 1]
+            found = run(encode, features[i], pairs, part, recompute=recompute)
+            tokens[i] = tokens[i].index_put((valid,), found.float())
+        return tokens
 
+    def merge_masks(self, pairs: MaskPairs) -> Tensor | None:
+        """The mask's part of every stage's merging convolution at once: (P, stages, z, y, x).
 
-def _after_norm_relu(conv: nn.Conv3d) -> nn.Sequential:
-    """Holder of the name `<part>.2`; norm and ReLU run through `norm_relu`."""
-    return nn.Sequential(nn.Identity(), nn.Identity(), conv)
+        The norm before that convolution is per channel, so convolving [image, mask] is the sum of
+        two convolutions; the image's is shared by its masks, the mask's input by the stages.
+        """
+        if not self.config.context_tokens:
+            return None
+        normed = _norm_relu_mask(fold(pairs.masks[:, None], self.config.fold))
+        weight = torch.cat(
+            [stage.merge.conv.weight[:, 1:] for stage in cast(list[StageEncoder], self)]
+        )
+        return F.conv3d(normed, weight, padding=1)

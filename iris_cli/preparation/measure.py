@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from iris_cli.dataset.raw import RawDataset
 from iris_cli.files.schema import Record
 
 Box = tuple[slice, slice, slice]
@@ -19,7 +20,7 @@ _TABLE_LIMIT = 65536
 
 
 class ClassFacts(Record):
-    """One class in one label map on its native grid: voxels, mm3, and edges of its box (zyx, mm)."""
+    """One class of one native label map: voxels, mm3, and edges of its box (zyx, mm)."""
 
     voxels: int
     volume_mm3: float
@@ -44,6 +45,11 @@ class CaseFacts(Record):
     labelled: bool
     classes: dict[str, ClassFacts]
     extent_mm: float
+
+
+def class_values(raw: RawDataset) -> dict[str, tuple[int, ...]]:
+    """Raw values of every class (background is none)."""
+    return {label.name: label.values for label in raw.classes}
 
 
 def measure_classes(
@@ -90,7 +96,7 @@ def count_and_box(label: npt.NDArray[np.integer[Any]]) -> tuple[dict[int, int], 
     for number, box in enumerate(ndimage.find_objects(numbered), start=1):
         value = int(values[number - offset])
         if box is not None and value != 0:
-            boxes[value] = box
+            boxes[value] = (box[0], box[1], box[2])
     return counts, boxes
 
 

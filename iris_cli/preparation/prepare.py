@@ -33,7 +33,7 @@ class PreparedImage:
 
 
 def prepare_image(volume: Volume, modality: str, spacing_mm: float) -> PreparedImage:
-    """Normalise `volume` by its modality (`ct` or `other`) and bring it to `spacing_mm` (isotropic).
+    """Normalise `volume` by its modality (`ct`, `other`) and bring it to `spacing_mm` (isotropic).
 
     raises DataRefused where more than 1 % of the voxels are not finite.
     """

@@ -113,7 +113,7 @@ class _LabelView:
 
     array: npt.NDArray[np.integer[Any]]
     classes: dict[str, StoredClass]
-    not_annotated: tuple[str, ...]
+    unknown: frozenset[str]
     content_hash: str
     notes: tuple[str, ...]
 
@@ -155,7 +155,7 @@ def _write_view(
         nonfinite=prepared.nonfinite,
         statistics=prepared.statistics,
         classes={} if label is None else label.classes,
-        not_annotated=tuple(sorted(payload.not_annotated)) if label is None else label.not_annotated,
+        not_annotated=tuple(sorted(payload.not_annotated if label is None else label.unknown)),
         ignore_value=payload.ignore_value,
         labelled=label is not None,
     )
@@ -192,7 +192,7 @@ def _label_view(payload: PreprocessPayload, image_grid: Grid) -> _LabelView:
         unknown |= set(payload.classes) - there
     notes = tuple(f"class {name} has no voxel left at the working spacing" for name in vanished)
     return _LabelView(
-        working, classes, tuple(sorted(unknown)), content_hash, (*aligned.notes, *notes)
+        working, classes, frozenset(unknown), content_hash, (*aligned.notes, *notes)
     )
 
 

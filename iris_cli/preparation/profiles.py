@@ -13,6 +13,7 @@ Values that are not finite become the smallest finite one, are counted, and are 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +39,8 @@ PERCENTILES = (0.5, 99.5)
 SMALLEST_DEVIATION = 1e-6
 NONFINITE_LIMIT = 0.01
 
+_BLOCK = 1 << 22
+
 
 @dataclass(frozen=True)
 class Normalised:
@@ -50,7 +53,7 @@ class Normalised:
 
 
 def guess_modality(array: npt.NDArray[Any]) -> Modality:
-    """`ct` where the 0.5 percentile is below -200 and the 99.5 percentile above 300, else `other`."""
+    """`ct` where the 0.5 percentile is below -200 and the 99.5 one above 300, else `other`."""
     values, _ = replace_nonfinite(array)
     low, high = np.percentile(values, PERCENTILES)
     return "ct" if low < CT_GUESS_LOW_HU and high > CT_GUESS_HIGH_HU else "other"
@@ -95,10 +98,11 @@ def replace_nonfinite(
 
 
 def _ct(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], dict[str, float]]:
-    clipped = np.clip(values.astype(np.float32), *CT_RANGE_HU)
-    clipped -= np.float32(CT_CENTRE_HU)
-    clipped /= np.float32(CT_SCALE_HU)
-    return clipped, {}
+    result = values.astype(np.float32)
+    np.clip(result, *CT_RANGE_HU, out=result)
+    result -= np.float32(CT_CENTRE_HU)
+    result /= np.float32(CT_SCALE_HU)
+    return result, {}
 
 
 def _other(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], dict[str, float]]:
@@ -111,15 +115,26 @@ def _other(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], dict[str,
         # A constant volume is nothing but background: then there is no rest to leave it out of.
         rest = kept if kept.size else rest
     low, high = (float(p) for p in np.percentile(rest, PERCENTILES))
-    clipped_rest = np.clip(rest.astype(np.float64), low, high)
-    mean = float(clipped_rest.mean())
-    deviation = max(float(clipped_rest.std()), SMALLEST_DEVIATION)
-    del clipped_rest
-    result = np.clip(values.astype(np.float64), low, high)
-    result -= mean
-    result /= deviation
+    mean, deviation = _moments(rest, low, high)
+    deviation = max(deviation, SMALLEST_DEVIATION)
+    result = np.empty(values.shape, np.float32)
+    for plane, target in zip(values, result, strict=True):
+        target[...] = (np.clip(plane.astype(np.float64), low, high) - mean) / deviation
     statistics |= {"low": low, "high": high, "mean": mean, "deviation": deviation}
-    return result.astype(np.float32), statistics
+    return result, statistics
+
+
+def _moments(rest: npt.NDArray[Any], low: float, high: float) -> tuple[float, float]:
+    """Mean and standard deviation of the clipped values, in float64 and blocks of fixed order.
+
+    A whole copy in float64 would be four times the volume.
+    """
+    blocks = range(0, rest.size, _BLOCK)
+    clipped = (np.clip(rest[i : i + _BLOCK].astype(np.float64), low, high) for i in blocks)
+    mean = math.fsum(float(block.sum()) for block in clipped) / rest.size
+    clipped = (np.clip(rest[i : i + _BLOCK].astype(np.float64), low, high) for i in blocks)
+    squares = math.fsum(float(np.square(block - mean).sum()) for block in clipped)
+    return mean, math.sqrt(squares / rest.size)
 
 
 def background_value(values: npt.NDArray[Any]) -> float | None:

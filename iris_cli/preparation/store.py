@@ -1,9 +1,9 @@
 """The preprocessed store: `preprocessed/<set>/<key>/<view>.{image.b2nd,label.b2nd,json}`.
 
-A *view* is one channel of one case: `<case>` for channel 0, `<case>@<c>` for channel c. The image is
-float16 and normalised, the label map holds the raw label values (ignore value included) in the
-smallest integer type; both lie on the working grid, (z, y, x). `<view>.json` is written last and is
-the receipt: a view exists when its receipt does. Its `content` has
+A *view* is one channel of one case: `<case>` for channel 0, `<case>@<c>` for channel c. The image
+is float16 and normalised, the label map holds the raw label values (ignore value included) in the
+smallest integer type; both lie on the working grid, (z, y, x). `<view>.json` is written last and
+is the receipt: a view exists when its receipt does. Its `content` has
 
     inputs    what the result depends on: content hashes and parameters (compared by a rerun)
     stored    the description of the view (`StoredCase`)
@@ -15,7 +15,6 @@ An unlabelled case has no label file.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +29,7 @@ from iris_cli.execution.receipts import Receipt, read_receipt, write_receipt
 from iris_cli.files.hashing import hash_array, hash_json
 from iris_cli.files.publish import publish
 from iris_cli.files.schema import Record, parse_record
+from iris_cli.volume.reading import smallest_label_type
 
 STORE_VERSION = 1
 RECEIPT_FORMAT = "iris-store-1"
@@ -46,7 +46,7 @@ Role = Literal["train", "validate", "test", "unlabelled"]
 
 
 class StoredClass(Record):
-    """One class of one view: its raw label values, its size and places in it (zyx, working grid)."""
+    """One class of one view: raw label values, size, and places in it (zyx, working grid)."""
 
     values: tuple[int, ...]
     voxels: int
@@ -166,7 +166,8 @@ def write_case(
     if label is None:
         label_path(folder, stored.name).unlink(missing_ok=True)
     else:
-        small = np.ascontiguousarray(label, dtype=smallest_integer_type(label))
+        dtype = smallest_label_type(int(label.min()), int(label.max()))
+        small = np.ascontiguousarray(label, dtype=dtype)
         outputs["label"] = hash_array(small)
         sizes["label"] = _publish_array(label_path(folder, stored.name), small)
     receipt = Receipt(
@@ -219,14 +220,20 @@ def list_cases(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(n for n in names if image_path(folder, n).is_file()))
 
 
+def remove_view(folder: Path, name: str) -> None:
+    """Remove a view, its receipt first: a view without receipt does not exist."""
+    for path in (receipt_path(folder, name), image_path(folder, name), label_path(folder, name)):
+        path.unlink(missing_ok=True)
+
+
 def describe_classes(
     label: npt.NDArray[np.integer[Any]], classes: Mapping[str, tuple[int, ...]], *, seed: str
 ) -> dict[str, StoredClass]:
     """Count every class and choose up to 256 of its voxels, spread over it.
 
     label: (z, y, x). classes: name -> raw values (several for a region).
-    The voxels of a class in scan order are cut into 256 equal runs and one voxel is drawn from each,
-    by a generator seeded from `seed` and the class name: the same for any machine and order.
+    The voxels of a class in scan order are cut into 256 equal runs and one voxel is drawn from
+    each, by a generator seeded from `seed` and the class name: the same for any machine and order.
     """
     values, order, starts = _group_by_value(label)
     described = {}
@@ -241,16 +248,6 @@ def describe_classes(
             coordinates=tuple((z, y, x) for z, y, x in places),
         )
     return described
-
-
-def smallest_integer_type(label: npt.NDArray[np.integer[Any]]) -> np.dtype[Any]:
-    """The smallest integer type that holds every value of `label` (unsigned where none is negative)."""
-    if label.size == 0:
-        return np.dtype(np.uint8)
-    low, high = int(label.min()), int(label.max())
-    if low >= 0:
-        return np.min_scalar_type(high)
-    return np.promote_types(np.min_scalar_type(low), np.min_scalar_type(-high - 1))
 
 
 def _group_by_value(
@@ -317,8 +314,3 @@ def _publish_array(path: Path, array: npt.NDArray[Any]) -> int:
 
     publish(path, write, verify=verify)
     return path.stat().st_size
-
-
-def estimated_bytes(shape: tuple[int, int, int]) -> int:
-    """Upper bound of the size on disk of one labelled view (float16 image, uint8 labels)."""
-    return 3 * math.prod(shape)

@@ -22,7 +22,7 @@ def draw_progress(metrics: Path, picture: Path) -> Path:
     """Draw `metrics.jsonl` of a run as a PNG.
 
     Every line of the file is a JSON object with `step`; `loss`, `lr` and keys that start with
-    `dice` are drawn where present, `validation` lines hold `validation/<set>` figures. A last
+    `dice` are drawn where present; `validation` holds the figures of one validation. A last
     line that is still being written is left out.
     """
     curves = _curves(_read_lines(metrics))
@@ -46,19 +46,26 @@ def _read_lines(path: Path) -> Iterable[dict[str, Any]]:
 def _curves(lines: Iterable[dict[str, Any]]) -> dict[str, Curve]:
     curves: dict[str, Curve] = defaultdict(lambda: ([], []))
     for line in lines:
-        for key, value in line.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                steps, values = curves[key]
-                steps.append(float(line["step"]))
-                values.append(float(value))
+        for key, value in _flat(line):
+            steps, values = curves[key]
+            steps.append(float(line["step"]))
+            values.append(value)
     return curves
+
+
+def _flat(line: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, float]]:
+    for key, value in line.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield prefix + key, float(value)
 
 
 def _draw(axes: Any, curves: dict[str, Curve], prefixes: tuple[str, ...], title: str) -> None:
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("step")
     axes.grid(alpha=0.3)
-    names = [name for name in curves if name.startswith(prefixes)]
+    names = [n for n in curves if n.startswith(prefixes) and not n.endswith("/seconds")]
     for name in names:
         steps, values = curves[name]
         many = len(values) > 200

@@ -77,7 +77,9 @@ def choose_crops(
     if len(shape) != 3 or any(other != shape for other in shapes.values()):
         raise ValueError(f"masks of one reference must be (Z, Y, X) of one shape, got {shapes}")
     points = {name: np.argwhere(mask > 0).astype(np.int64) for name, mask in masks.items()}
-    return choose_crops_of_points(points, (shape[0], shape[1], shape[2]), patch, max_crops=max_crops)
+    return choose_crops_of_points(
+        points, (shape[0], shape[1], shape[2]), patch, max_crops=max_crops
+    )
 
 
 def choose_crops_of_points(
@@ -131,20 +133,22 @@ def class_points(labels: Array, classes: Mapping[str, Sequence[int]]) -> dict[st
 
 
 def cut(array: Array, start_zyx: Sequence[int], patch: Sequence[int], fill: float) -> Array:
-    """The crop of `patch` voxels that begins at `start_zyx`, padded with `fill` where it sticks out.
+    """The crop of `patch` voxels from `start_zyx` on, padded with `fill` outside the array.
 
     array: (..., Z, Y, X); leading axes are kept. returns: a new C-contiguous array of its dtype.
     """
-    shape = array.shape[-3:]
     result = np.full((*array.shape[:-3], *patch), fill, dtype=array.dtype)
-    source, target = [], []
-    for first, size, length in zip(start_zyx, patch, shape, strict=True):
+    source: list[slice] = []
+    target: list[slice] = []
+    for first, size, length in zip(start_zyx, patch, array.shape[-3:], strict=True):
         low, high = max(first, 0), min(first + size, length)
         if low >= high:
             return result
         source.append(slice(low, high))
         target.append(slice(low - first, high - first))
-    result[(..., *target)] = array[(..., *source)]
+    zs, ys, xs = source
+    zt, yt, xt = target
+    result[..., zt, yt, xt] = array[..., zs, ys, xs]
     return result
 
 
@@ -290,7 +294,9 @@ def _box_sums(
     The edges of all candidates cut the volume into cells; the points are counted per cell, and a
     crop is the difference of the running sums at its two edges, axis by axis.
     """
-    edges = [np.unique(np.concatenate([axis, axis + p])) for axis, p in zip(axes, patch, strict=True)]
+    edges = [
+        np.unique(np.concatenate([axis, axis + p])) for axis, p in zip(axes, patch, strict=True)
+    ]
     cells = [np.searchsorted(edge, points[:, i], side="right") for i, edge in enumerate(edges)]
     shape = tuple(len(edge) + 1 for edge in edges)
     flat = np.ravel_multi_index(tuple(cells), shape)

@@ -22,7 +22,9 @@ from iris_cli.task.crops import (
 PATCH = (16, 16, 16)
 
 
-def boxes(shape: tuple[int, int, int], **where: tuple[slice, slice, slice]) -> dict[str, np.ndarray]:
+def boxes(
+    shape: tuple[int, int, int], **where: tuple[slice, slice, slice]
+) -> dict[str, np.ndarray]:
     masks = {}
     for name, index in where.items():
         masks[name] = np.zeros(shape, bool)
@@ -31,9 +33,7 @@ def boxes(shape: tuple[int, int, int], **where: tuple[slice, slice, slice]) -> d
 
 
 def test_classes_that_fit_one_crop_share_it() -> None:
-    masks = boxes(
-        (40, 40, 40), a=np.s_[10:14, 10:14, 10:14], b=np.s_[15:20, 12:20, 11:19]
-    )
+    masks = boxes((40, 40, 40), a=np.s_[10:14, 10:14, 10:14], b=np.s_[15:20, 12:20, 11:19])
     plan = choose_crops(masks, PATCH)
     assert len(plan.crops) == 1
     assert plan.crops[0].voxels == {"a": 64, "b": 5 * 8 * 8}
@@ -107,9 +107,7 @@ def test_sampled_points_estimate_how_far_a_class_fills_the_crop() -> None:
     mask[8:40, 8:40, 8:40] = True
     points = class_points(mask.astype(np.uint8), {"a": (1,)})["a"]
     sample = points[:: len(points) // 256]
-    plan = choose_crops_of_points(
-        {"a": sample}, (48, 48, 48), PATCH, voxels={"a": len(points)}
-    )
+    plan = choose_crops_of_points({"a": sample}, (48, 48, 48), PATCH, voxels={"a": len(points)})
     for crop in plan.crops:
         shown = cut(mask, crop.start_zyx, PATCH, False).mean()
         assert 0 < shown < 0.9

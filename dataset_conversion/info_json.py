@@ -1,0 +1,394 @@
+"""Sets described by an info.json: `images/` and `labels/` with equal names, and `info.json`.
+
+`source` is one set, or a folder of sets (with an optional `splits.json`: roles and case lists).
+
+Decisions that the form leaves open:
+
+- Roles come from `splits.json`, else from the lists in info.json. Lists `test_partial`,
+  `format_only` and `cases` are `test`: nothing is trained on them. Cases without a label map are
+  `unlabelled`.
+- `imagesTs` holds what is scored: test cases, and the `query` list where a set names one; its
+  `context` list (the examples) is in `imagesTr`, whatever the role.
+- `not_contoured` becomes `not_annotated`; a class named "... (MR only)" is not annotated in the
+  cases of another modality.
+- A trailing remark in a class name is dropped where the name stays unique: "white matter lesion
+  (consensus of three raters)" is the class "white matter lesion".
+- Instance labels ("1..n": one value per cell) become one class, a region of all values found.
+- A set with one label table per case is one raw set per table, named `<set>_<first case>`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydantic
+
+from dataset_conversion.raw_set import Conversion, RawSet, SourceCase, Split, write_raw_set
+from iris_cli.dataset.building import TransferMode
+from iris_cli.dataset.classes import read_modality
+from iris_cli.dataset.dataset_json import Role
+from iris_cli.dataset.layout import list_volumes
+from iris_cli.errors import DataRefused, UsageError
+from iris_cli.files.schema import parse_record, read_json
+from iris_cli.volume.reading import read_labels, volume_name
+
+INFO, SPLITS = "info.json", "splits.json"
+
+# What info.json says only in prose.
+_INSTANCE_CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
+    "plant_cells": {"nuclei": ("ovule_1135", "ovule_1136"), "cells": ("ovule_sample",)},
+}
+_REGIONS: dict[str, dict[str, list[int]]] = {
+    # Where white and grey matter are told apart (2, 3), the two together are the cord.
+    "spinal_cord": {"spinal cord": [1, 2, 3]},
+}
+_INSTANCE_NOUNS = ("nuclei", "cells", "vertebrae", "lesions")
+_ROLE_OF_LIST: dict[str, Role] = {
+    "train": "train",
+    "validate": "validate",
+    "test": "test",
+    "test_partial": "test",
+    "format_only": "test",
+    "cases": "test",
+}
+
+
+class Info(pydantic.BaseModel):
+    """The keys of an info.json that matter here; others are free."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="ignore")
+
+    name: str | None = None
+    modality: str = ""
+    labels: dict[str, str | dict[str, str]] = pydantic.Field(default_factory=dict)
+    subjects: int | None = None
+    cases: dict[str, list[str]] = pydantic.Field(default_factory=dict)
+    cases_info: dict[str, dict[str, Any]] = pydantic.Field(default_factory=dict)
+    licence: str | None = None
+    source: str | None = None
+    citation: str | None = None
+    changed: str | None = None
+    known_defects: list[str] = pydantic.Field(default_factory=list)
+
+
+def convert(source: Path, target: Path, *, mode: TransferMode = TransferMode.COPY) -> Conversion:
+    """Convert one set into the raw folder `target`, or a folder of sets into folders below it.
+
+    Sets without `images/` are left out of a folder of sets with a note.
+    raises UsageError where there is no info.json, DataRefused where a set contradicts itself.
+    """
+    if (source / INFO).is_file():
+        return _convert_set(source, target, mode)
+    if not source.is_dir():
+        raise UsageError("no such folder", file=source, fix="check the path")
+    sets = sorted(folder for folder in source.iterdir() if (folder / INFO).is_file())
+    if not sets:
+        raise UsageError(
+            "neither a set nor a folder of sets",
+            file=source,
+            expected="images/, labels/ and info.json",
+            fix="give the folder that holds info.json",
+        )
+    notes = [
+        f"{folder.name}: not laid out as images/ + labels/, left out"
+        for folder in sets
+        if not (folder / "images").is_dir()
+    ]
+    done = [
+        _convert_set(folder, target / folder.name, mode)
+        for folder in sets
+        if (folder / "images").is_dir()
+    ]
+    return Conversion(
+        tuple(folder for conversion in done for folder in conversion.folders),
+        (*notes, *(note for conversion in done for note in conversion.notes)),
+    )
+
+
+def _convert_set(source: Path, target: Path, mode: TransferMode) -> Conversion:
+    info = parse_record(read_json(source / INFO), Info, file=source / INFO)
+    if not (source / "images").is_dir():
+        raise UsageError(
+            "this set is not laid out as images/ + labels/",
+            file=source,
+            fix="DICOM folders: iris convert dicom",
+        )
+    splits = _read_splits(source.parent / SPLITS).get(source.name, info.cases)
+    converter = _SetConverter(source, source.name, info, splits, mode)
+    return converter.convert(target)
+
+
+def _read_splits(path: Path) -> dict[str, dict[str, list[str]]]:
+    """Case lists by set; keys of a set that are no lists of cases are left out."""
+    if not path.is_file():
+        return {}
+    content = read_json(path)
+    sets = content.get("sets", content) if isinstance(content, dict) else None
+    if not isinstance(sets, dict):
+        raise DataRefused("splits.json holds no sets", file=path)
+    return {
+        name: {key: value for key, value in lists.items() if isinstance(value, list)}
+        for name, lists in sets.items()
+        if isinstance(lists, dict)
+    }
+
+
+@dataclass(frozen=True)
+class _SetConverter:
+    source: Path
+    set_name: str
+    info: Info
+    splits: Mapping[str, Sequence[str]]
+    mode: TransferMode
+
+    def convert(self, target: Path) -> Conversion:
+        tables = self._tables()
+        images = {volume_name(path): path for path in list_volumes(self.source / "images")}
+        self._refuse_missing(images)
+        folders, notes = [], []
+        for first, labels in tables.items():
+            names = [name for name in images if self._table_of(name, tables) == first]
+            ending = _one_ending([images[name] for name in names], self.source)
+            raw = self._raw_set(labels, [images[name] for name in names], ending)
+            several = len(tables) > 1
+            folder = target.with_name(f"{target.name}_{first}") if several else target
+            folders.append(write_raw_set(folder, raw, self.mode))
+            if several:
+                notes.append(f"{self.set_name}: the labels of {first} have their own table")
+        unlisted = sorted(set(images) - {n for names in self.splits.values() for n in names})
+        if unlisted and self.splits:
+            notes.append(f"{self.set_name}: in no list, not trained on: {', '.join(unlisted)}")
+        return Conversion(tuple(folders), tuple(notes))
+
+    def _tables(self) -> dict[str, dict[str, str]]:
+        """Label tables (value -> name) by the first case they are for."""
+        nested = {k: v for k, v in self.info.labels.items() if isinstance(v, dict)}
+        if not nested:
+            return {"": {k: v for k, v in self.info.labels.items() if isinstance(v, str)}}
+        return {key.split(",")[0].strip(): table for key, table in nested.items()}
+
+    def _table_of(self, case: str, tables: Mapping[str, object]) -> str:
+        if "" in tables:
+            return ""
+        for key in self.info.labels:
+            if case in [name.strip() for name in key.split(",")]:
+                return key.split(",")[0].strip()
+        raise DataRefused(
+            f"case {case!r} is in no label table", file=self.source / INFO, fix="add it to labels"
+        )
+
+    def _refuse_missing(self, images: Mapping[str, Path]) -> None:
+        listed = {name for names in self.splits.values() for name in names}
+        missing = sorted(listed - set(images))
+        if missing or not images:
+            raise DataRefused(
+                f"{self.set_name}: cases of the lists have no image",
+                file=self.source / "images",
+                found=", ".join(missing[:10]) or "no image at all",
+                expected=f"{len(listed)} cases",
+                fix="complete the folder, or correct the lists",
+            )
+
+    def _raw_set(self, labels: Mapping[str, str], images: list[Path], ending: str) -> RawSet:
+        labelled = [path for path in images if self._label(path) is not None]
+        classes, regions = self._classes(labels, labelled)
+        texts = {volume_name(path): self._modality_text(volume_name(path)) for path in images}
+        kinds = {read_modality(text) for text in texts.values()}
+        channel = _channel_name(next(iter(texts.values()))) if len(kinds) == 1 else "mixed"
+        names = _class_names(labels.values())
+        cases = [self._case(path, classes, names, texts, len(kinds) > 1) for path in images]
+        facts = self.info.model_dump(include={"licence", "source", "citation"})
+        extra = {"name": self.info.name or self.set_name, "description": self.info.changed}
+        return RawSet(
+            channel_names=(channel,),
+            labels=classes,
+            cases=cases,
+            file_ending=ending,
+            regions_class_order=list(range(1, len(classes) + 1)) if regions else None,
+            facts=facts,
+            extra={key: value for key, value in extra.items() if value},
+            description=self.source / INFO,
+        )
+
+    def _label(self, image: Path) -> Path | None:
+        path = self.source / "labels" / image.name
+        return path if path.is_file() else None
+
+    def _classes(
+        self, labels: Mapping[str, str], labelled: list[Path]
+    ) -> tuple[dict[str, int | list[int]], bool]:
+        """The label table by class name, and whether it has regions."""
+        instances = [text for value, text in labels.items() if not value.isdecimal()]
+        if instances:
+            values = self._values_found(labelled)
+            default = next((n for n in _INSTANCE_NOUNS if n in instances[0].lower()), "objects")
+            names = _INSTANCE_CLASSES.get(self.set_name, {default: ()})
+            return {name: list(values) for name in names}, True
+        names_by_text = _class_names(labels.values())
+        texts = _unique_texts(labels)
+        table: dict[str, int | list[int]] = {
+            names_by_text.get(text, text): int(value)
+            for value, text in texts.items()
+            if value != "0"
+        }
+        regions = _REGIONS.get(self.set_name, {})
+        return {**table, **regions}, bool(regions)
+
+    def _values_found(self, labelled: list[Path]) -> list[int]:
+        found: set[int] = set()
+        for image in labelled:
+            array = read_labels(self.source / "labels" / image.name).array
+            found |= {int(value) for value in np.unique(array)}
+        return sorted(found - {0})
+
+    def _case(
+        self,
+        image: Path,
+        classes: Mapping[str, object],
+        names: Mapping[str, str],
+        texts: Mapping[str, str],
+        mixed: bool,
+    ) -> SourceCase:
+        case, label = volume_name(image), self._label(image)
+        role = self._role(case) if label is not None else "unlabelled"
+        return SourceCase(
+            name=case,
+            images=(image,),
+            label=label,
+            role=role,
+            split=self._split(case, role),
+            subject=self._subject(case),
+            modality=_channel_name(texts[case]) if mixed else None,
+            not_annotated=self._not_annotated(case, classes, names, texts[case])
+            if label is not None
+            else (),
+        )
+
+    def _role(self, case: str) -> Role:
+        for key, role in _ROLE_OF_LIST.items():
+            if case in self.splits.get(key, ()):
+                return role
+        return "test" if self.splits else "train"
+
+    def _split(self, case: str, role: Role) -> Split:
+        if case in self.splits.get("context", ()) or case in self.splits.get("format_only", ()):
+            return Split.TRAINING
+        if case in self.splits.get("cases", ()):
+            return Split.TRAINING
+        is_query = case in self.splits.get("query", ())
+        return Split.TEST if is_query or role == "test" else Split.TRAINING
+
+    def _subject(self, case: str) -> str:
+        stated = self.info.cases_info.get(case, {}).get("subject")
+        if stated:
+            return str(stated)
+        if self.info.subjects == 1:
+            return self.set_name
+        return subject_of(self.set_name, case)
+
+    def _modality_text(self, case: str) -> str:
+        """The modality of one case: its own, or the part of the set's text that its name names."""
+        own = self.info.cases_info.get(case, {}).get("modality")
+        if own:
+            return str(own)
+        parts = [part.strip() for part in self.info.modality.split(";")]
+        words = set(_words(case))
+        named = [part for part in parts if words & set(_words(part)[:1])]
+        return named[0] if named else parts[0]
+
+    def _not_annotated(
+        self,
+        case: str,
+        classes: Mapping[str, object],
+        names: Mapping[str, str],
+        modality: str,
+    ) -> tuple[str, ...]:
+        stated = self.info.cases_info.get(case, {}).get("not_contoured", [])
+        found = {_match_class(str(text), classes, self.source / INFO) for text in stated}
+        for text, name in names.items():
+            only = re.search(r"\((\w+) only\)$", text)
+            if only and only[1].lower() not in _words(modality):
+                found.add(name)
+        for name, cases in _INSTANCE_CLASSES.get(self.set_name, {}).items():
+            if name in classes and case not in cases:
+                found.add(name)
+        return tuple(name for name in classes if name in found)
+
+
+def subject_of(set_name: str, case: str) -> str:
+    """The subject of a case where the rule is known only in prose; else the case is its own."""
+    if set_name == "hippocampus" and (number := re.search(r"(\d+)$", case)):
+        # Cases 2k-1 and 2k are the two sides of one subject (found from the data).
+        return f"hippocampus_subject_{(int(number[1]) + 1) // 2:03d}"
+    if set_name == "cardiac":
+        return case.split("_")[0]
+    return case
+
+
+def _unique_texts(labels: Mapping[str, str]) -> dict[str, str]:
+    """Names by value; one that several values share gets its value appended."""
+    texts = {value: " ".join(text.split()) for value, text in labels.items()}
+    shared = list(texts.values())
+    return {v: text if shared.count(text) == 1 else f"{text} {v}" for v, text in texts.items()}
+
+
+def _class_names(texts: Any) -> dict[str, str]:
+    """Class names for label texts: without a trailing remark where they stay unique."""
+    plain = [" ".join(str(text).split()) for text in texts]
+    bases = [re.sub(r"\s*\([^()]*\)$", "", text) for text in plain]
+    return {
+        text: base if base and bases.count(base) == 1 else text
+        for text, base in zip(plain, bases, strict=True)
+    }
+
+
+def _match_class(text: str, classes: Mapping[str, object], file: Path) -> str:
+    """The class a remark like "myocardium" means; raises DataRefused where that is not clear."""
+    wanted = _words(text)
+    for name in classes:
+        if _words(name) == wanted:
+            return name
+    matches = [name for name in classes if set(wanted) <= set(_words(name))]
+    if len(matches) != 1:
+        raise DataRefused(
+            f"not_contoured names {text!r}, which is not one class",
+            file=file,
+            found=", ".join(matches) or "no class",
+            expected="one of " + ", ".join(classes),
+            fix="correct not_contoured",
+        )
+    return matches[0]
+
+
+def _channel_name(modality: str) -> str:
+    """A channel name nnU-Net understands: "CT" for CT, else the parts of the text that name one.
+
+    "MR FLAIR, T1w, T2w (3 T), brain only" is "MR FLAIR, T1w, T2w".
+    """
+    if read_modality(modality) == "ct":
+        return "CT"
+    parts = [part.strip() for part in re.split(r"[,;]|\([^()]*\)", modality) if part.strip()]
+    named = [part for part in parts if read_modality(part)]
+    return ", ".join(named or parts[:1]) or "image"
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", text.lower())
+
+
+def _one_ending(images: list[Path], source: Path) -> str:
+    endings = sorted({path.name[len(volume_name(path)) :] for path in images})
+    if len(endings) != 1:
+        raise DataRefused(
+            "the images of the set have several file endings",
+            file=source / "images",
+            found=", ".join(endings),
+            expected="one ending for the whole set",
+            fix="iris convert pairs writes them in one format",
+        )
+    return endings[0]

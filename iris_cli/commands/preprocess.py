@@ -1,0 +1,55 @@
+"""`iris preprocess`: the cases of a plan, normalised and resampled, as blosc2 chunks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from iris_cli.commands._options import Json, Quiet, Verbose, Workers, Workspace
+from iris_cli.commands._output import Output
+from iris_cli.commands._running import leave_with, progress_of, show_failures
+from iris_cli.execution.signals import StopRequest
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command("preprocess")(preprocess)
+
+
+def preprocess(
+    sets: Annotated[
+        list[str] | None, typer.Argument(help="Sets of the plan; none means all.")
+    ] = None,
+    workspace: Workspace = Path(),
+    plan: Annotated[
+        Path | None, typer.Option("--plan", "-p", help="Plan; by default plans/default.json.")
+    ] = None,
+    workers: Workers = 0,
+    as_json: Json = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Preprocess the training and validation cases of a plan; a rerun does what is missing.
+
+    Example: iris preprocess -w workspace -j 2
+    """
+    from iris_cli.workflows.preprocess import preprocess as run_preprocess
+
+    out = Output.choose(as_json, verbose, quiet)
+    with StopRequest() as stop:
+        report = run_preprocess(
+            plan or workspace / "plans" / "default.json",
+            workspace=workspace,
+            sets=sets or (),
+            workers=workers,
+            progress=progress_of(out),
+            stop=stop,
+        )
+    rows = report.set_rows()
+    out.result(report.to_json())
+    if rows:
+        out.table("preprocessed", tuple(rows[0]), [tuple(row.values()) for row in rows])
+    show_failures(out, report.run)
+    leave_with(report.exit_code)

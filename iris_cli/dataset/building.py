@@ -1,0 +1,147 @@
+"""Building a raw data set in a hidden folder beside its final place.
+
+A conversion takes minutes and may be killed, so nothing ever stands half converted under the
+final name: everything is put into `.<name>.<host>-<pid>.partial` and that folder is renamed when
+it is complete. Leftovers of processes that are gone are removed by the next conversion to the
+same name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+
+from iris_cli.errors import EnvironmentProblem, UsageError
+
+_MARK = ".partial"
+
+
+class TransferMode(StrEnum):
+    """How a file that needs no change gets into a raw data set."""
+
+    COPY = "copy"
+    LINK = "link"
+
+
+@contextlib.contextmanager
+def building_folder(target: Path) -> Iterator[Path]:
+    """A new hidden folder that becomes `target` when the block ends without an exception.
+
+    raises UsageError where `target` exists and is not an empty folder, EnvironmentProblem where
+    the disk is full or may not be written. On any error the hidden folder is removed.
+    """
+    target = target.absolute()
+    _refuse_existing(target)
+    hidden = target.with_name(f".{target.name}.{_host()}-{os.getpid()}{_MARK}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(target)
+        hidden.mkdir()
+        yield hidden
+        _flush_folders(hidden)
+        os.replace(hidden, target)
+        _flush(target.parent)
+    except BaseException as error:
+        shutil.rmtree(hidden, ignore_errors=True)
+        problem = _environment_problem(target, error)
+        if problem is not None:
+            raise problem from error
+        raise
+
+
+def place(source: Path, target: Path, mode: TransferMode) -> Path:
+    """Put a file at `target` unchanged: a copy, or a symbolic link to the resolved source."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if mode is TransferMode.LINK:
+        try:
+            target.symlink_to(source.resolve())
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise EnvironmentProblem(
+                "links cannot be made here", file=target, found=str(error), fix="use --copy"
+            ) from error
+        return target
+    shutil.copyfile(source, target)
+    _flush(target)
+    return target
+
+
+def _refuse_existing(target: Path) -> None:
+    is_empty_folder = target.is_dir() and not any(target.iterdir())
+    if (target.exists() or target.is_symlink()) and not is_empty_folder:
+        raise UsageError(
+            "the target exists already",
+            file=target,
+            expected="a folder that does not exist yet",
+            fix="remove it, or choose another name",
+        )
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove hidden folders of this target whose process on this host is gone."""
+    prefix = f".{target.name}.{_host()}-"
+    for entry in target.parent.glob(f"{prefix}*{_MARK}"):
+        pid = entry.name[len(prefix) : -len(_MARK)]
+        if pid.isdecimal() and not _is_alive(int(pid)):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _host() -> str:
+    return socket.gethostname().replace("/", "_") or "host"
+
+
+def _flush_folders(folder: Path) -> None:
+    for path, _, _ in os.walk(folder):
+        _flush(Path(path))
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems refuse fsync on folders; the rename is still atomic there.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _environment_problem(target: Path, error: BaseException) -> EnvironmentProblem | None:
+    if not isinstance(error, OSError) or isinstance(error, EnvironmentProblem):
+        return None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return EnvironmentProblem(
+            "the disk is full: the data set could not be written",
+            file=target,
+            found=f"{shutil.disk_usage(target.parent).free} bytes free",
+            expected="room for all files of the source",
+            fix="free space, choose another folder, or use --link",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return EnvironmentProblem(
+            "no permission to read the source or write the target",
+            file=error.filename or target,
+            found=error.strerror,
+            fix="choose a folder you may write to",
+        )
+    return None

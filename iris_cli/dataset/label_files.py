@@ -1,0 +1,60 @@
+"""Class names beside data that is no raw data set: arguments, a labels file, labels.json."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from iris_cli.dataset.classes import ClassTable, LabelTable, class_table, parse_class_arguments
+from iris_cli.dataset.dataset_json import FILE_NAME, labels_by_name, parse_dataset_json
+from iris_cli.errors import DataRefused
+from iris_cli.files.schema import read_json
+
+LABELS_FILE = "labels.json"
+
+
+def named_classes(
+    folder: Path | None, labels_file: Path | None, names: Sequence[str]
+) -> ClassTable | None:
+    """The class table the user gave, or the one in the folder; None for none.
+
+    raises UsageError for a malformed argument or a missing file, DataRefused for a file that
+    holds no table or one that contradicts itself.
+    """
+    if names:
+        return class_table(parse_class_arguments(names))
+    if labels_file is not None:
+        return read_labels_file(labels_file)
+    if folder is None:
+        return None
+    has_dataset_json = (folder / FILE_NAME).is_file()
+    if has_dataset_json and (folder / "imagesTr").is_dir():
+        return None  # read as a raw data set already
+    for name in (FILE_NAME, LABELS_FILE):
+        if (folder / name).is_file():
+            return read_labels_file(folder / name)
+    return None
+
+
+def read_labels_file(path: Path) -> ClassTable:
+    """A table name -> value(s), alone or under "labels" as in dataset.json."""
+    content = read_json(path)
+    labels = content.get("labels", content) if isinstance(content, dict) else None
+    if not isinstance(labels, dict) or not labels:
+        raise DataRefused(
+            "the file holds no class names",
+            file=path,
+            expected='{"liver": 1, "tumour": [2, 3]}',
+            fix="write the names and their values",
+        )
+    order = content.get("regions_class_order") if "labels" in content else None
+    return class_table(_label_table(labels, path), regions_class_order=order, file=path)
+
+
+def _label_table(labels: dict[str, Any], path: Path) -> LabelTable:
+    values = list(labels.values())
+    if all(key.isdecimal() for key in labels) and all(isinstance(v, str) for v in values):
+        return labels_by_name(labels, path)
+    parsed = parse_dataset_json({"channel_names": {"0": "image"}, "labels": labels}, path)
+    return parsed.labels

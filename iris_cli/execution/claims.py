@@ -1,0 +1,280 @@
+"""Claims: how any number of processes share the cases of one folder.
+
+A claim is a small file `<case>.claim` created with `O_CREAT | O_EXCL` (atomic on local disks,
+NFSv3 and later, Lustre). It holds host, boot id, pid, the start time of the process and a random
+token; its modification time is the heartbeat. It is released when the case is done, and taken over
+when its process is gone: at once where that can be seen (same host), else when the heartbeat has
+not moved for `STALE_S` of our own clock (clocks of hosts differ, so times are never compared).
+
+Taking over is by rename: of two takers one gets the file. A claim only saves work; should it be
+lost, the case is computed twice with equal results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote
+
+from iris_cli.errors import EnvironmentProblem
+
+BEAT_S = 15.0
+STALE_S = 120.0
+_ENDING = ".claim"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a claim.
+
+    space: the process id space (containers on one host have their own).
+    started: start time of the process, where the system tells it.
+    """
+
+    host: str
+    boot: str
+    space: str
+    pid: int
+    started: str
+    token: str
+
+    @classmethod
+    def this_process(cls) -> Holder:
+        """A holder for one claim of this process."""
+        pid = os.getpid()
+        return cls(
+            socket.gethostname(),
+            _boot_id(),
+            _pid_space(),
+            pid,
+            _start_time(pid) or "",
+            secrets.token_hex(8),
+        )
+
+    @classmethod
+    def parse(cls, text: str) -> Holder | None:
+        """The holder a claim file names; None while the file is being written, or damaged."""
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            return cls(
+                str(fields["host"]),
+                str(fields["boot"]),
+                str(fields["space"]),
+                int(fields["pid"]),
+                str(fields["started"]),
+                str(fields["token"]),
+            )
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def is_gone(self) -> bool | None:
+        """Whether the process is gone; None where this host cannot know."""
+        if self.host != socket.gethostname():
+            return None
+        if self.boot != _boot_id():
+            return True
+        if self.space != _pid_space():
+            return None
+        return not _is_alive(self.pid) or _start_time(self.pid) != self.started
+
+
+@dataclass
+class _Sighting:
+    """When a claim of another host was first seen with this token and heartbeat."""
+
+    token: str
+    beat: float
+    since: float
+
+
+@dataclass
+class Claims:
+    """The claims of this process in one folder; use as a context manager.
+
+    beat_s, stale_s: heartbeat, and how long one may be missing before another host's claim is
+    taken over.
+    """
+
+    folder: Path
+    beat_s: float = BEAT_S
+    stale_s: float = STALE_S
+    _held: dict[Path, Holder] = field(default_factory=dict)
+    _sightings: dict[Path, _Sighting] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _ended: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def path(self, case: str) -> Path:
+        """The claim file of a case."""
+        return self.folder / (quote(case, safe="@+=, ") + _ENDING)
+
+    def take(self, case: str) -> bool:
+        """Try to claim a case: False while another living process has it."""
+        path = self.path(case)
+        if self._create(path):
+            return True
+        holder, beat = _read(path)
+        if not self._is_stale(path, holder, beat):
+            return False
+        token = holder.token if holder else ""
+        return _set_aside(path, token) and self._create(path)
+
+    def release(self, case: str) -> None:
+        """Give a claim back; a claim that was taken over meanwhile is left to its new holder."""
+        path = self.path(case)
+        with self._lock:
+            mine = self._held.pop(path, None)
+        holder, _ = _read(path)
+        if mine is not None and holder is not None and holder.token == mine.token:
+            path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Claims:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EnvironmentProblem(
+                "the folder for claims cannot be made", file=self.folder, found=error.strerror
+            ) from error
+        self._ended.clear()
+        self._thread = threading.Thread(target=self._beat, name="iris-claims", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+        for path in list(self._held):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        self._held.clear()
+        # The folder goes with the last claim; another process may still have one in it.
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    def _create(self, path: Path) -> bool:
+        holder = Holder.this_process()
+        text = json.dumps(holder.__dict__)
+        for _ in range(2):
+            try:
+                descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+                break
+            except FileExistsError:
+                return False
+            except FileNotFoundError:
+                # The last process removed the empty folder.
+                path.parent.mkdir(parents=True, exist_ok=True)
+        else:
+            return False
+        try:
+            os.write(descriptor, text.encode())
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(descriptor)
+        with self._lock:
+            self._held[path] = holder
+        return True
+
+    def _is_stale(self, path: Path, holder: Holder | None, beat: float | None) -> bool:
+        if beat is None:
+            return False  # released this moment: the next attempt creates it
+        gone = holder.is_gone() if holder is not None else None
+        if gone is not None:
+            return gone
+        token = holder.token if holder else ""
+        seen = self._sightings.get(path)
+        if seen is None or (seen.token, seen.beat) != (token, beat):
+            self._sightings[path] = _Sighting(token, beat, time.monotonic())
+            return False
+        return time.monotonic() - seen.since >= self.stale_s
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self.beat_s):
+            with self._lock:
+                held = list(self._held)
+            for path in held:
+                with contextlib.suppress(OSError):
+                    os.utime(path)
+
+
+def _read(path: Path) -> tuple[Holder | None, float | None]:
+    """Holder and heartbeat of a claim; (None, None) where there is no claim."""
+    try:
+        beat = path.stat().st_mtime
+        return Holder.parse(path.read_text(encoding="utf-8", errors="replace")), beat
+    except OSError:
+        return None, None
+
+
+def _set_aside(path: Path, token: str) -> bool:
+    """Rename a stale claim away; True for the one process that got it."""
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.stale")
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return False
+    holder, _ = _read(aside)
+    is_the_stale_one = (holder.token if holder else "") == token
+    if not is_the_stale_one:
+        # Another process took it over between our look and our rename: it is its claim.
+        with contextlib.suppress(OSError):
+            os.link(aside, path)
+    aside.unlink(missing_ok=True)
+    return is_the_stale_one
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _start_time(pid: int) -> str | None:
+    """Start time of a process in clock ticks since boot; pids are used again, this is not.
+
+    None where there is no such process (one that ended but was not waited for counts as ended),
+    "" where the system does not tell.
+    """
+    if not Path("/proc/self/stat").exists():
+        return ""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    # The command's name is in parentheses and may hold anything.
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _pid_space() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""

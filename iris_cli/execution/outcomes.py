@@ -1,0 +1,154 @@
+"""What becomes of the cases of a job, and the exit code that follows."""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from iris_cli.errors import (
+    DataRefused,
+    EnvironmentProblem,
+    IrisError,
+    SomeCasesFailed,
+)
+
+Status = Literal["done", "kept", "failed"]
+DEFECT, DATA, ENVIRONMENT, SOME_FAILED = 1, 4, 5, 3
+_ENVIRONMENT_ERRNO = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@dataclass(frozen=True)
+class CaseJob:
+    """One case of a job: its name, and what the case function needs (picklable)."""
+
+    name: str
+    payload: Any
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """What a case function returns: `kept` where a matching receipt was there already."""
+
+    status: Literal["done", "kept"]
+    receipt: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one case. `error` has the parts of an IrisError, and the exit code."""
+
+    name: str
+    status: Status
+    seconds: float
+    error: dict[str, Any] | None = None
+    result: CaseResult | None = None
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """The outcomes of a job in the order of its cases."""
+
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def failed(self) -> tuple[Outcome, ...]:
+        return tuple(outcome for outcome in self.outcomes if outcome.status == "failed")
+
+    @property
+    def exit_code(self) -> int:
+        """0 nothing failed, 3 some cases failed, and where all failed or all would: 4, 5 or 1.
+
+        5: the environment failed (disk, permission), with which the other cases stand or fall,
+        or every case ran out of memory. 4: every case was refused because of its data. 1: every
+        case failed by a defect of iris.
+        """
+        codes = {int((outcome.error or {}).get("exit_code", DEFECT)) for outcome in self.failed}
+        if not codes:
+            return 0
+        if ENVIRONMENT in codes:
+            return ENVIRONMENT
+        if len(self.failed) < len(self.outcomes) or len(codes) > 1:
+            return SOME_FAILED
+        code = codes.pop()
+        return ENVIRONMENT if code == SOME_FAILED else code
+
+    def raise_for_failures(self) -> None:
+        """Raise what the exit code stands for, with every failed case named."""
+        code = self.exit_code
+        if code == 0:
+            return
+        failed, total = self.failed, len(self.outcomes)
+        kinds: dict[int, type[IrisError]] = {
+            SOME_FAILED: SomeCasesFailed,
+            DATA: DataRefused,
+            ENVIRONMENT: EnvironmentProblem,
+            DEFECT: IrisError,
+        }
+        lines = [f"{o.name}: {(o.error or {}).get('problem')}" for o in failed[:20]]
+        if len(failed) > len(lines):
+            lines.append(f"and {len(failed) - len(lines)} more")
+        errors = [outcome.error or {} for outcome in failed]
+        one = errors[0] if len({str(error.get("problem")) for error in errors}) == 1 else {}
+        raise kinds.get(code, SomeCasesFailed)(
+            f"{len(failed)} of {total} cases failed\n  " + "\n  ".join(lines),
+            file=one.get("file"),
+            found=one.get("found"),
+            expected=one.get("expected"),
+            fix=one.get("fix") or "correct what is named above and run the same line again",
+        )
+
+
+def error_parts(error: BaseException) -> dict[str, Any]:
+    """An exception as JSON: the parts of an IrisError, or type and message of another one.
+
+    The traceback is under "debug" and for nothing else; messages of foreign exceptions are kept
+    short, because they may quote what they were given.
+    """
+    if isinstance(error, IrisError):
+        parts: dict[str, Any] = dict(error.to_json())
+    else:
+        code, fix = _foreign_code(error)
+        message = str(error).strip().partition("\n")[0][:300]
+        kind = type(error).__name__
+        parts = {
+            "problem": f"{kind}: {message}" if message else kind,
+            "file": _file_of(error),
+            "found": None,
+            "expected": None,
+            "fix": fix,
+            "exit_code": code,
+        }
+    parts["kind"] = type(error).__name__
+    stage = getattr(error, "stage", None)
+    if stage is not None:
+        parts["stage"] = str(stage)
+    parts["debug"] = "".join(traceback.format_exception(error))
+    return parts
+
+
+def killed(reason: str) -> dict[str, Any]:
+    """The error of a case whose worker died twice."""
+    return {
+        "problem": reason,
+        "file": None,
+        "found": "the worker process died, and died again when the case ran alone",
+        "expected": None,
+        "fix": "give it more memory, or fewer workers; if it dies everywhere, report the case",
+        "exit_code": SOME_FAILED,
+        "kind": "WorkerDied",
+    }
+
+
+def _file_of(error: BaseException) -> str | None:
+    name = getattr(error, "filename", None)
+    return str(name) if name else None
+
+
+def _foreign_code(error: BaseException) -> tuple[int, str]:
+    if isinstance(error, MemoryError):
+        return SOME_FAILED, "give it more memory, or fewer workers"
+    if isinstance(error, OSError) and error.errno in _ENVIRONMENT_ERRNO:
+        return ENVIRONMENT, "free space or correct the permissions, then run the line again"
+    return DEFECT, "a defect in iris: please report it, with the output of --debug"

@@ -1,0 +1,113 @@
+"""Which case comes next, who may work on it, and what became of it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from iris_cli.errors import EnvironmentProblem
+from iris_cli.execution.claims import Claims
+from iris_cli.execution.outcomes import ENVIRONMENT, CaseJob, Outcome, RunSummary
+from iris_cli.execution.progress import Progress
+from iris_cli.execution.worker import Ran
+
+# A full disk fails every case after minutes of work each: after so many failures of the
+# environment with nothing done in between the rest is not started.
+_ENVIRONMENT_FAILURES = 3
+_LOOK_AGAIN_S = (0.2, 5.0)
+
+
+class Schedule:
+    """The cases of a job in order; those claimed by other processes come back later."""
+
+    def __init__(self, jobs: Sequence[CaseJob], claims: Claims | None, progress: Progress) -> None:
+        self.jobs = jobs
+        self._claims = claims
+        self._progress = progress
+        self._pending = deque(range(len(jobs)))
+        self._elsewhere: list[int] = []
+        self._look_again_s = _LOOK_AGAIN_S[0]
+        self._look_again_at = 0.0
+        self._outcomes: dict[int, Outcome] = {}
+        self._environment_failures = 0
+
+    @property
+    def has_more(self) -> bool:
+        """Whether cases are left to hand out, now or when other processes release them."""
+        return bool(self._pending or self._elsewhere)
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether a case may be handed out now."""
+        self._look_again()
+        return bool(self._pending)
+
+    @property
+    def finished(self) -> int:
+        return len(self._outcomes)
+
+    def wait_s(self) -> float | None:
+        """Seconds until cases of other processes are looked at again; None without such."""
+        return max(0.0, self._look_again_at - time.monotonic()) if self._elsewhere else None
+
+    def take(self) -> int | None:
+        """The next case, claimed for this process; None where there is none right now."""
+        self._look_again()
+        while self._pending:
+            index = self._pending.popleft()
+            if self._claims is None or self._take_claim(self.jobs[index].name):
+                self._look_again_s = _LOOK_AGAIN_S[0]
+                return index
+            if not self._elsewhere:
+                self._look_again_at = time.monotonic() + self._look_again_s
+            self._elsewhere.append(index)
+        return None
+
+    def record(self, index: int, ran: Ran) -> None:
+        """Keep the outcome of a case and release its claim."""
+        name = self.jobs[index].name
+        status = ran.result.status if ran.result is not None else "failed"
+        self._outcomes[index] = Outcome(name, status, ran.seconds, ran.error, ran.result)
+        if self._claims is not None:
+            self._claims.release(name)
+        self._progress.advance(name, status)
+        self._count_environment(ran)
+
+    def summary(self) -> RunSummary:
+        """All outcomes in the order of the jobs."""
+        return RunSummary(tuple(self._outcomes[index] for index in sorted(self._outcomes)))
+
+    def _look_again(self) -> None:
+        if self._elsewhere and not self._pending and time.monotonic() >= self._look_again_at:
+            self._look_again_s = min(2 * self._look_again_s, _LOOK_AGAIN_S[1])
+            self._pending.extend(self._elsewhere)
+            self._elsewhere.clear()
+
+    def _take_claim(self, name: str) -> bool:
+        assert self._claims is not None
+        try:
+            return self._claims.take(name)
+        except OSError as error:
+            raise EnvironmentProblem(
+                "a case cannot be claimed",
+                file=self._claims.path(name),
+                found=error.strerror,
+                fix="free space or correct the permissions of the folder",
+            ) from error
+
+    def _count_environment(self, ran: Ran) -> None:
+        if ran.error is None or ran.error.get("exit_code") != ENVIRONMENT:
+            self._environment_failures = 0
+            return
+        self._environment_failures += 1
+        if self._environment_failures < _ENVIRONMENT_FAILURES:
+            return
+        left = [*self._pending, *self._elsewhere]
+        self._pending.clear()
+        self._elsewhere.clear()
+        error = {**ran.error, "problem": f"not started: {ran.error['problem']}"}
+        for index in left:
+            name = self.jobs[index].name
+            self._outcomes[index] = Outcome(name, "failed", 0.0, error)
+            self._progress.advance(name, "failed")

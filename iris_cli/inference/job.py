@@ -1,0 +1,187 @@
+"""One case of a folder: its label map, and the receipt that proves it.
+
+A case is done when OUT/.iris/<case>.json speaks of these inputs (voxels of the query, task, model,
+parameters) and the label map on the disk has the content that the receipt names. The voxels of a
+query whose file has the size and time that the receipt saw are taken to be those it saw; the output
+is always read.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from iris_cli.errors import IrisError
+from iris_cli.execution.jobs import CaseResult
+from iris_cli.execution.receipts import Receipt, matches, read_receipt, write_receipt
+from iris_cli.files.publish import remove_leftovers
+from iris_cli.inference.case import kept_classes, predict_volume
+from iris_cli.model.model import Model, load_model
+from iris_cli.task.task_file import Task, TaskClass, read_task
+from iris_cli.volume.reading import AssumedSpacing, read_image, read_labels
+from iris_cli.volume.writing import write_labels
+
+HIDDEN = ".iris"
+OUTPUT_ENDING = ".nii.gz"
+# Counts up when iris begins to give other labels for the same inputs.
+INFERENCE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PredictPayload:
+    """All that `predict_case` needs, picklable.
+
+    model: name or folder, None for the default. classes: names to keep, None for all.
+    """
+
+    case: str
+    query: Path
+    output: Path
+    task: Path
+    model: str | None = None
+    classes: tuple[str, ...] | None = None
+    device: str = "cpu"
+    window_batch: int = 1
+    assume_spacing: AssumedSpacing = None
+
+    @property
+    def receipt(self) -> Path:
+        return self.output.parent / HIDDEN / f"{self.case}.json"
+
+
+def predict_case(payload: PredictPayload) -> CaseResult:
+    """Segment one query, or keep what is there; for `execution.run_cases`.
+
+    raises DataRefused where the query cannot be used, EnvironmentProblem where the output cannot be
+    written; nothing is left half written.
+    """
+    started = time.perf_counter()
+    model, task = _load(payload)
+    remove_leftovers(payload.output.parent, payload.output.name)
+    remove_leftovers(payload.receipt.parent, payload.receipt.name)
+    kept = _kept(payload, model, task)
+    if kept is not None:
+        return CaseResult("kept", kept.model_dump(mode="json"))
+    source = file_state(payload.query)  # before reading
+    volume = read_image(payload.query, assume_spacing=payload.assume_spacing)
+    prediction = predict_volume(
+        model,
+        task,
+        volume,
+        classes=payload.classes,
+        device=payload.device,
+        window_batch=payload.window_batch,
+    )
+    names = {entry.value: entry.name for entry in _entries(task, payload)}
+    write_labels(payload.output, prediction.labels, volume.native, class_names=names)
+    assumed = volume.native.assumed_spacing_xyz
+    receipt = Receipt(
+        case=payload.case,
+        content={
+            "inputs": _inputs(payload, model, task, volume.content_hash()),
+            "output": {"sha256": _output_hash(payload, assumed), "voxels": prediction.voxels},
+            "flags": list(prediction.flags),
+            "statistics": prediction.statistics,
+            "windows": prediction.windows,
+        },
+        run={
+            "source": source,
+            "assumed_spacing_xyz": assumed,
+            "seconds": round(time.perf_counter() - started, 3),
+            "peak_memory_mb": _peak_memory_mb(),
+            "device": payload.device,
+            "versions": _versions(),
+        },
+    )
+    write_receipt(payload.receipt, receipt)
+    return CaseResult("done", receipt.model_dump(mode="json"))
+
+
+def file_state(path: Path) -> list[int] | None:
+    """Size and modification time (ns) of a file, None where it cannot be seen."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None  # reading it will say what is wrong
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _entries(task: Task, payload: PredictPayload) -> list[TaskClass]:
+    header = task.header
+    return [header.classes[index] for index in kept_classes(header, payload.classes)]
+
+
+def _load(payload: PredictPayload) -> tuple[Model, Task]:
+    state = file_state(payload.task)
+    return _load_once(payload.task, tuple(state or ()), payload.model, payload.device)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_once(
+    path: Path, state: tuple[int, ...], model: str | None, device: str
+) -> tuple[Model, Task]:
+    """Model and task, once per process; `state` makes a changed task file another one."""
+    task = read_task(path)
+    return load_model(model, device=device), task
+
+
+def _inputs(payload: PredictPayload, model: Model, task: Task, query: str) -> dict[str, Any]:
+    return {
+        "query": query,
+        "task": task.fingerprint(),
+        "model": model.card.fingerprint,
+        "parameters": {
+            "inference": INFERENCE_VERSION,
+            "classes": [entry.name for entry in _entries(task, payload)],
+            "assume_spacing": payload.assume_spacing,
+        },
+    }
+
+
+def _kept(payload: PredictPayload, model: Model, task: Task) -> Receipt | None:
+    """The receipt of a case that need not be computed again, else None."""
+    receipt = read_receipt(payload.receipt)
+    if receipt is None or not payload.output.exists():
+        return None
+    try:
+        state = file_state(payload.query)
+        if state is not None and state == receipt.run.get("source"):
+            query = receipt.content["inputs"]["query"]
+        else:
+            volume = read_image(payload.query, assume_spacing=payload.assume_spacing)
+            query = volume.content_hash()
+        if not matches(receipt, _inputs(payload, model, task, query)):
+            return None
+        assumed = receipt.run.get("assumed_spacing_xyz")
+        written = _output_hash(payload, None if assumed is None else tuple(assumed))
+        return receipt if written == receipt.content["output"]["sha256"] else None
+    except (IrisError, KeyError, TypeError):
+        return None  # a receipt that proves nothing, or an output that cannot be read
+
+
+def _output_hash(payload: PredictPayload, assumed: AssumedSpacing) -> str:
+    return read_labels(payload.output, assume_spacing=assumed).content_hash()
+
+
+def _peak_memory_mb() -> float | None:
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+def _versions() -> dict[str, str]:
+    import importlib.metadata
+
+    names = ("iris-segmentation", "torch", "numpy")
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found

@@ -1,0 +1,93 @@
+"""The card of a model: everything but the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from iris_cli.errors import DataRefused
+from iris_cli.files.schema import Record, parse_record
+from iris_cli.network.config import NetworkConfig
+
+if TYPE_CHECKING:
+    from iris_cli.network.iris_network import IrisNetwork
+
+FORMAT: Literal["iris-model-1"] = "iris-model-1"
+ProfileName = Literal["iris-1", "mass-1"]
+PROFILE: ProfileName = "iris-1"
+
+
+class ModelCard(Record):
+    """What a model is, where it comes from and how it is to be used.
+
+    s0: the model's own working spacing in mm. patch: edge of its window in voxels.
+    fingerprint: SHA-256 over the stored tensors and all that decides what the network computes.
+    """
+
+    format: Literal["iris-model-1"] = FORMAT
+    name: Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*$", max_length=100)]
+    version: Annotated[str, Field(max_length=100)] = "1"
+    network: NetworkConfig
+    profile: ProfileName = PROFILE
+    s0: Annotated[float, Field(gt=0, le=1000)]
+    patch: Annotated[int, Field(gt=0, le=4096)]
+    fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    licence: str = "not stated"
+    training_sets: tuple[str, ...] = ()
+    notes: str = ""
+
+    @model_validator(mode="after")
+    def _patch_fits_network(self) -> ModelCard:
+        if self.patch % self.network.size_multiple:
+            raise ValueError(
+                f"patch {self.patch} is not a multiple of {self.network.size_multiple}"
+            )
+        return self
+
+    @classmethod
+    def of(
+        cls,
+        network: IrisNetwork,
+        *,
+        name: str,
+        version: str = "1",
+        s0: float,
+        patch: int,
+        profile: ProfileName = PROFILE,
+        licence: str = "not stated",
+        training_sets: tuple[str, ...] = (),
+        notes: str = "",
+    ) -> ModelCard:
+        """The card of a network as it is in memory; its fingerprint is computed."""
+        from iris_cli.model.fingerprint import fingerprint
+
+        return cls(
+            name=name,
+            version=version,
+            network=network.config,
+            profile=profile,
+            s0=s0,
+            patch=patch,
+            fingerprint=fingerprint(
+                network.state_dict(), network.config, profile=profile, s0=s0, patch=patch
+            ),
+            licence=licence,
+            training_sets=training_sets,
+            notes=notes,
+        )
+
+
+def parse_card(value: object, *, file: object) -> ModelCard:
+    """Check a JSON value as a card; raises DataRefused, by name for an unknown format."""
+    found = value.get("format") if isinstance(value, Mapping) else None
+    if found != FORMAT:
+        raise DataRefused(
+            "not a model this version of iris can read",
+            file=str(file),
+            found=f"format {found!r}",
+            expected=f"format {FORMAT!r}",
+            fix="use the version of iris that wrote it, or export the model again",
+        )
+    return parse_record(value, ModelCard, file=str(file))

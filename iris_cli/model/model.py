@@ -1,0 +1,247 @@
+"""Loading and saving models. Files are checked before anything is built by their numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from iris_cli import weights
+from iris_cli.errors import DataRefused, EnvironmentProblem, UsageError
+from iris_cli.files.publish import publish, publish_json
+from iris_cli.files.schema import nearest, read_json
+from iris_cli.model.card import ModelCard, parse_card
+from iris_cli.model.fingerprint import fingerprint
+from iris_cli.network.iris_network import IrisNetwork
+
+__all__ = ["Model", "ModelCard", "load_model", "save_model", "shipped_models"]
+
+WEIGHTS_FILE = "weights.safetensors"
+CARD_FILE = "model.json"
+DEFAULT_FILE = "default"
+CARD_KEY = "iris"
+_STORED_AS = {"F16", "F32"}
+_MAX_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network ready to compute, and its card."""
+
+    network: IrisNetwork
+    card: ModelCard
+
+
+def load_model(name_or_path: str | Path | None = None, device: str | torch.device = "cpu") -> Model:
+    """Load a model; weights are computed with in fp32 however they are stored.
+
+    name_or_path: None for the default that ships with iris, the name of a shipped model, a model
+    folder, or a single `.safetensors` file.
+    raises UsageError where there is no such model, EnvironmentProblem where the default is
+    missing, DataRefused where the files are not what their card says.
+    """
+    path = _find(name_or_path)
+    if path.is_dir():
+        card = parse_card(read_json(path / CARD_FILE), file=path / CARD_FILE)
+        path = path / WEIGHTS_FILE
+        if not path.is_file():
+            raise DataRefused("a model folder without weights", file=path, fix="copy it again")
+    else:
+        card = _embedded_card(path)
+    return Model(_build(card, _read_tensors(path, card)).to(device).eval(), card)
+
+
+def save_model(path: Path, network: IrisNetwork, card: ModelCard, *, half: bool = True) -> Path:
+    """Write a model folder, or a single file where `path` ends in `.safetensors`.
+
+    half: store fp16 (fp32 otherwise). The fingerprint is that of the stored weights, so the
+    written card may differ from the one given in this field.
+    raises DataRefused where a weight is not finite, or not in fp16.
+    """
+    stored = torch.float16 if half else torch.float32
+    tensors = {
+        k: v.detach().to("cpu", stored).contiguous() for k, v in network.state_dict().items()
+    }
+    _refuse_non_finite(tensors, path)
+    card = card.model_copy(
+        update={"network": network.config, "fingerprint": _fingerprint(tensors, card)}
+    )
+    single = path.suffix == ".safetensors"
+    _publish_weights(path if single else path / WEIGHTS_FILE, tensors, card)
+    if not single:
+        # Last: the folder is a model from here on.
+        publish_json(path / CARD_FILE, card.model_dump(mode="json"))
+    return path
+
+
+def shipped_models() -> tuple[str, ...]:
+    """Names of the models that come with iris."""
+    folder = _shipped_folder()
+    return tuple(sorted(entry.parent.name for entry in folder.glob(f"*/{CARD_FILE}")))
+
+
+def _find(name_or_path: str | Path | None) -> Path:
+    if name_or_path is None:
+        return _default_folder()
+    path = Path(name_or_path)
+    if path.is_file() or (path / CARD_FILE).is_file():
+        return path
+    name, shipped = str(name_or_path), shipped_models()
+    if name in shipped:
+        return _shipped_folder() / name
+    guess = nearest(name, list(shipped))
+    raise UsageError(
+        f"there is no model {name!r}",
+        found="a folder without model.json" if path.is_dir() else "no such file or folder",
+        expected=f"a model folder, a .safetensors file, or one of: {', '.join(shipped) or 'none'}",
+        fix=f"did you mean {guess!r}?" if guess else "check the path",
+    )
+
+
+def _default_folder() -> Path:
+    pointer = _shipped_folder() / DEFAULT_FILE
+    name = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else ""
+    if name in shipped_models():
+        return _shipped_folder() / name
+    raise EnvironmentProblem(
+        "the model that ships with iris is missing from this installation",
+        file=pointer,
+        found=f"{name!r}" if name else "no such file",
+        expected=f"the name of a folder beside it with {CARD_FILE} and {WEIGHTS_FILE}",
+        fix="install iris again, or name a model: a folder made by `iris train`, or a file",
+    )
+
+
+def _shipped_folder() -> Path:
+    return Path(weights.__file__).parent
+
+
+def _build(card: ModelCard, tensors: Mapping[str, Tensor]) -> IrisNetwork:
+    with torch.device("meta"):
+        network = IrisNetwork(card.network)
+    network.load_state_dict({k: v.to(torch.float32) for k, v in tensors.items()}, assign=True)
+    return network
+
+
+def _embedded_card(path: Path) -> ModelCard:
+    with _open(path) as file:
+        text = (file.metadata() or {}).get(CARD_KEY)
+    try:
+        value = None if text is None else json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        value = None
+    if value is None:
+        raise DataRefused(
+            "this .safetensors file carries no card of an iris model",
+            file=path,
+            expected=f"JSON under the metadata key {CARD_KEY!r}",
+            fix="use a file made by `iris model export`, or import released weights first",
+        )
+    return parse_card(value, file=path)
+
+
+def _read_tensors(path: Path, card: ModelCard) -> dict[str, Tensor]:
+    """The tensors the card asks for, as stored; anything else is refused."""
+    with torch.device("meta"):
+        expected = {k: tuple(v.shape) for k, v in IrisNetwork(card.network).state_dict().items()}
+    with _open(path) as file:
+        _refuse_other_tensors(path, file, expected)
+        # Copies: the file is mapped into memory and may be replaced while the model is in use.
+        tensors = {name: file.get_tensor(name).clone() for name in expected}
+    _refuse_non_finite(tensors, path)
+    found = _fingerprint(tensors, card)
+    if found != card.fingerprint:
+        raise DataRefused(
+            "weights and card of this model do not belong together",
+            file=path,
+            found=f"fingerprint {found}",
+            expected=f"fingerprint {card.fingerprint}",
+            fix="copy both files again, from one source",
+        )
+    return tensors
+
+
+def _refuse_other_tensors(path: Path, file: Any, expected: Mapping[str, tuple[int, ...]]) -> None:
+    names = set(file.keys())
+    slices = {name: file.get_slice(name) for name in names & set(expected)}
+    problems = (
+        ("missing tensors", sorted(set(expected) - names)),
+        ("foreign tensors", sorted(names - set(expected))),
+        (
+            "tensors of the wrong shape",
+            [
+                f"{name} {tuple(part.get_shape())}, expected {expected[name]}"
+                for name, part in sorted(slices.items())
+                if tuple(part.get_shape()) != expected[name]
+            ],
+        ),
+        (
+            "tensors of the wrong type",
+            [
+                f"{name} {part.get_dtype()}"
+                for name, part in sorted(slices.items())
+                if part.get_dtype() not in _STORED_AS
+            ],
+        ),
+    )
+    for what, which in problems:
+        if which:
+            raise DataRefused(
+                f"the weights are not those of the network on the card: {what}",
+                file=path,
+                found=_shortened(which),
+                expected=f"{len(expected)} tensors, fp16 or fp32",
+                fix="use weights and card of one model",
+            )
+
+
+def _refuse_non_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    bad = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    if bad:
+        raise DataRefused(
+            "weights that are not finite numbers",
+            file=path,
+            found=_shortened(bad),
+            expected="finite weights, below 65504 when stored as fp16",
+            fix="save as fp32, or go back to an earlier checkpoint",
+        )
+
+
+def _fingerprint(tensors: Mapping[str, Tensor], card: ModelCard) -> str:
+    return fingerprint(tensors, card.network, profile=card.profile, s0=card.s0, patch=card.patch)
+
+
+def _publish_weights(path: Path, tensors: dict[str, Tensor], card: ModelCard) -> None:
+    metadata = {CARD_KEY: json.dumps(card.model_dump(mode="json"), sort_keys=True)}
+
+    def verify(temporary: Path) -> None:
+        _read_tensors(temporary, card)
+
+    publish(path, lambda temporary: save_file(tensors, temporary, metadata), verify=verify)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            yield file
+    except safetensors.SafetensorError as error:
+        raise DataRefused(
+            "not a valid .safetensors file",
+            file=path,
+            found=str(error),
+            fix="copy or download the file again",
+        ) from None
+
+
+def _shortened(names: list[str]) -> str:
+    rest = len(names) - _MAX_NAMED
+    return ", ".join(names[:_MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,154 @@
+"""NRRD and MetaImage volumes: geometry by SimpleITK, voxels by `payload`.
+
+SimpleITK says LPS+ millimetres; everything here turns to RAS+ by exact changes of sign. Its
+readers check neither sizes nor checksums and allocate what a header claims, so it is asked for
+the header only, and must agree with `text_headers` on every size before a voxel is read.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from iris_cli.errors import DataRefused
+from iris_cli.volume.grid import Affine, Grid
+from iris_cli.volume.nifti import (
+    assumed_note,
+    located_grid,
+    straightened,
+    three_axes,
+    unlocated,
+)
+from iris_cli.volume.payload import (
+    FIX_DAMAGED,
+    InflatedFile,
+    Packing,
+    check_claim,
+    opened,
+    read_claimed,
+)
+from iris_cli.volume.text_headers import MAX_HEADER_BYTES, UNIT_MM, Claim, parse_meta, parse_nrrd
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+IMAGE_IOS = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
+
+
+@dataclass(frozen=True)
+class ItkHeader:
+    """A header after the checks that need no voxel."""
+
+    claim: Claim
+    grid: Grid
+    assumed_spacing: bool
+    notes: tuple[str, ...]
+
+
+def read_itk_header(path: Path, assume_spacing_xyz: tuple[float, ...] | None) -> ItkHeader:
+    """Header and geometry only."""
+    with opened(path) as (file, _):
+        block = file.read(MAX_HEADER_BYTES)
+    suffix = path.suffix.lower()
+    claim = parse_nrrd(block, path) if suffix == ".nrrd" else parse_meta(block, path)
+    shape_xyz = three_axes(list(claim.sizes_xyz), path)
+    if claim.components != 1:
+        raise DataRefused(
+            f"every voxel holds {claim.components} numbers",
+            file=path,
+            found=f"shape (x, y, z) {shape_xyz} with {claim.components} components",
+            expected="one number per voxel",
+            fix="save every component as a volume of its own",
+        )
+    with opened(claim.data_file) as (_, size):
+        check_claim(claim.data_file, claim.voxel_bytes, _stored(claim, size), claim.packing)
+    grid, assumed, notes = _geometry(path, claim, shape_xyz, assume_spacing_xyz)
+    return ItkHeader(claim, grid, assumed, claim.notes + notes)
+
+
+def read_itk(
+    path: Path, assume_spacing_xyz: tuple[float, ...] | None
+) -> tuple[ItkHeader, npt.NDArray[Any]]:
+    """Header and stored array (z, y, x) in native byte order, verified to the last byte."""
+    header = read_itk_header(path, assume_spacing_xyz)
+    claim = header.claim
+    with opened(claim.data_file) as (file, _):
+        file.seek(claim.offset)
+        packing = claim.packing
+        if packing is Packing.ZLIB:  # MetaIO takes a gzip stream for a zlib stream, too
+            packing = Packing.GZIP if file.read(2) == b"\x1f\x8b" else Packing.ZLIB
+            file.seek(claim.offset)
+        stored = read_claimed(
+            InflatedFile(file, claim.data_file, packing), claim.voxel_bytes, claim.data_file
+        )
+    array = stored.view(claim.dtype).reshape(header.grid.shape_zyx)
+    return header, array.astype(claim.dtype.newbyteorder("="), copy=False)
+
+
+def _stored(claim: Claim, size: int) -> int:
+    """Bytes of the file that are voxels; refuses a length in the header that is not so."""
+    stored = size - claim.offset
+    if claim.stored_bytes is not None and claim.stored_bytes != stored:
+        raise DataRefused(
+            "the compressed data have another length than the header says",
+            file=claim.data_file,
+            found=f"{stored} bytes",
+            expected=f"{claim.stored_bytes} bytes",
+            fix=FIX_DAMAGED,
+        )
+    return stored
+
+
+def _geometry(
+    path: Path,
+    claim: Claim,
+    shape_xyz: tuple[int, int, int],
+    assume_spacing_xyz: tuple[float, ...] | None,
+) -> tuple[Grid, bool, tuple[str, ...]]:
+    if not claim.located:
+        if assume_spacing_xyz is None:
+            raise unlocated(path, "no spacing and no directions")
+        grid = Grid.from_spacing(shape_xyz[::-1], assume_spacing_xyz)
+        return grid, True, (assumed_note(assume_spacing_xyz),)
+    affine = _affine_lps(path, shape_xyz)
+    affine[:3] *= UNIT_MM[claim.unit]
+    grid, notes = straightened(located_grid(shape_xyz[::-1], LPS_TO_RAS @ affine, path))
+    return grid, False, notes
+
+
+def _affine_lps(path: Path, shape_xyz: tuple[int, int, int]) -> Affine:
+    """(4, 4) affine as SimpleITK reads it, in the header's unit."""
+    import SimpleITK
+
+    reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO(IMAGE_IOS[path.suffix.lower()])
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        size, dimension = tuple(reader.GetSize()), reader.GetDimension()
+        direction = np.reshape(reader.GetDirection(), (dimension, dimension))
+        spacing, origin = np.array(reader.GetSpacing()), np.array(reader.GetOrigin())
+        components = reader.GetNumberOfComponents()
+    except RuntimeError as error:
+        raise _refused_by_itk(path, str(error).strip().splitlines()[-1]) from error
+    same = size[:3] == shape_xyz and math.prod(size) == math.prod(shape_xyz)
+    if not same or components != 1:
+        raise _refused_by_itk(path, f"size {size} with {components} components, not {shape_xyz}")
+    affine = np.eye(4)
+    affine[:3, :3] = direction[:3, :3] * spacing[:3]
+    affine[:3, 3] = origin[:3]
+    return affine
+
+
+def _refused_by_itk(path: Path, found: str) -> DataRefused:
+    return DataRefused(
+        "SimpleITK does not read this header",
+        file=path,
+        found=found,
+        expected="a header that every reader takes alike",
+        fix="export the volume again, for instance as .nii.gz",
+    )

@@ -1,0 +1,166 @@
+"""`iris preprocess`: the cases of a plan into the preprocessed store.
+
+A rerun computes only what has no matching receipt, so a killed run is finished by the same line.
+Test cases are left out: training never needs them, and scoring works on raw volumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from iris_cli.dataset.raw import Case, RawDataset, read_raw_dataset
+from iris_cli.errors import DataRefused, UsageError
+from iris_cli.execution.jobs import CaseJob, RunSummary, run_cases
+from iris_cli.execution.progress import Progress
+from iris_cli.execution.signals import StopRequest
+from iris_cli.files.schema import nearest
+from iris_cli.planning.plan import PER_CASE, Plan, SetPlan, read_plan
+from iris_cli.preparation.preprocess import GUESS, PreprocessPayload, preprocess_case
+from iris_cli.preparation.store import Role, list_cases, remove_view
+
+PREPROCESSED_ROLES: tuple[Role, ...] = ("train", "validate", "unlabelled")
+
+
+@dataclass(frozen=True)
+class PreprocessReport:
+    """The run over all sets: outcomes named `<set>/<case>`, and the store folder of each set."""
+
+    run: RunSummary
+    folders: dict[str, Path]
+
+    @property
+    def exit_code(self) -> int:
+        return self.run.exit_code
+
+    def set_rows(self) -> list[dict[str, str]]:
+        """One row per set for a table."""
+        return [self._row(name) for name in self.folders]
+
+    def _row(self, name: str) -> dict[str, str]:
+        outcomes = [o for o in self.run.outcomes if o.name.startswith(f"{name}/")]
+        count = {s: sum(o.status == s for o in outcomes) for s in ("done", "kept", "failed")}
+        results = [o.result.receipt for o in outcomes if o.result is not None]
+        return {
+            "set": name,
+            **{status: str(n) for status, n in count.items()},
+            "views": str(sum(len(receipt["views"]) for receipt in results)),
+            "MB": f"{sum(receipt['bytes'] for receipt in results) / 1e6:.1f}",
+            "seconds": f"{sum(o.seconds for o in outcomes):.1f}",
+            "folder": str(self.folders[name]),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Rows and failures, JSON values only."""
+        failed = {o.name: o.error for o in self.run.outcomes if o.status == "failed"}
+        return {"sets": self.set_rows(), "failed": failed, "exit_code": self.exit_code}
+
+
+def preprocess(
+    plan: Plan | Path,
+    *,
+    workspace: Path,
+    sets: Sequence[str] = (),
+    workers: int = 0,
+    claims: Path | None = None,
+    progress: Progress | None = None,
+    stop: StopRequest | None = None,
+) -> PreprocessReport:
+    """Preprocess the training, validation and unlabelled cases of a plan's sets.
+
+    sets: some of the plan's (default all). A case that fails does not end the run: it is in the
+    report, whose exit code is 3 then (4 where nothing could be done because of the data).
+    raises UsageError for a set that is not in the plan, DataRefused where the plan and the raw
+    folder name different cases, Stopped on a signal.
+    """
+    planned = read_plan(plan) if isinstance(plan, Path) else plan
+    names = _chosen_sets(planned, sets)
+    jobs: list[CaseJob] = []
+    for name in names:
+        raw = read_raw_dataset(planned.raw_folder(workspace, name), strict=False)
+        _forget_test_cases(planned, workspace, name)
+        jobs += [
+            CaseJob(name=f"{name}/{payload.case}", payload=payload)
+            for payload in payloads_of_set(planned, name, raw, workspace)
+        ]
+    run = run_cases(
+        jobs, preprocess_case, workers=workers, progress=progress, claims=claims, stop=stop
+    )
+    return PreprocessReport(run, {name: planned.store_folder(workspace, name) for name in names})
+
+
+def payloads_of_set(
+    plan: Plan, name: str, raw: RawDataset, workspace: Path
+) -> list[PreprocessPayload]:
+    """One payload per case of a set that goes into the store, in order of case names."""
+    planned = plan.sets[name]
+    cases = {case.name: case for case in raw.cases}
+    roles = {case: role for case, role in planned.roles.items() if role in PREPROCESSED_ROLES}
+    missing = sorted(set(roles) - set(cases))
+    if missing:
+        raise DataRefused(
+            f"cases of the plan are not in the raw set {name}",
+            file=raw.folder,
+            found=f"{len(missing)} missing: {', '.join(missing[:10])}",
+            fix="bring them back, or plan anew with `iris plan`",
+        )
+    folder = plan.store_folder(workspace, name)
+    return [
+        _payload(folder, name, planned, cases[case], role)
+        for case, role in sorted(roles.items())
+    ]
+
+
+def _payload(
+    folder: Path, name: str, planned: SetPlan, case: Case, role: Role
+) -> PreprocessPayload:
+    if len(case.images) != len(planned.channels):
+        raise DataRefused(
+            f"case {case.name!r} of {name} lacks a channel",
+            found=", ".join(path.name for path in case.images) or "no image",
+            expected=f"{len(planned.channels)} images",
+            fix="add the file, or remove the case and plan anew",
+        )
+    return PreprocessPayload(
+        folder=folder,
+        set=name,
+        case=case.name,
+        subject=case.subject,
+        role=role,
+        images=case.images,
+        # Pseudo tasks work on images alone: the label map of an unlabelled case is never opened.
+        label=None if role == "unlabelled" else case.label,
+        modalities=tuple(
+            (declared or GUESS) if channel.modality == PER_CASE else channel.modality
+            for channel, declared in zip(planned.channels, case.modality, strict=True)
+        ),
+        classes=planned.classes,
+        ignore_value=planned.ignore_value,
+        not_annotated=case.not_annotated,
+        absent_is_background=planned.absent_means == "background",
+        spacing_mm=planned.spacing_mm,
+    )
+
+
+def _chosen_sets(plan: Plan, sets: Sequence[str]) -> list[str]:
+    for name in sets:
+        if name not in plan.sets:
+            guess = nearest(name, list(plan.sets))
+            held_out = " (it is held out)" if name in plan.held_out_sets else ""
+            raise UsageError(
+                f"set {name!r} is not in the plan{held_out}",
+                expected=", ".join(plan.sets),
+                fix=f"did you mean {guess!r}?" if guess else "plan for it with `iris plan`",
+            )
+    return list(dict.fromkeys(sets)) or list(plan.sets)
+
+
+def _forget_test_cases(plan: Plan, workspace: Path, name: str) -> None:
+    """A case that an earlier plan trained on and this one tests on must leave the store."""
+    folder = plan.store_folder(workspace, name)
+    test = set(plan.sets[name].test)
+    for view in list_cases(folder):
+        if view in test or view.rpartition("@")[0] in test:
+            remove_view(folder, view)

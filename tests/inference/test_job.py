@@ -1,0 +1,186 @@
+"""One case of a folder: receipts, what is kept, what is done again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from iris_cli.errors import DataRefused
+from iris_cli.execution.jobs import CaseJob, run_cases
+from iris_cli.execution.receipts import read_receipt
+from iris_cli.inference import job
+from iris_cli.inference.job import PredictPayload, predict_case
+from iris_cli.task.task_file import write_task
+from iris_cli.volume.grid import GridMatch
+from iris_cli.volume.reading import read_class_names, read_image, read_labels
+from iris_cli.volume.writing import write_labels
+from tests.inference.conftest import MakeTask, WriteQuery
+
+
+@pytest.fixture
+def payload(
+    tmp_path: Path, write_query: WriteQuery, task_file: Path, model_folder: Path
+) -> PredictPayload:
+    return PredictPayload(
+        case="q",
+        query=write_query("q.nii.gz"),
+        output=tmp_path / "out" / "q.nii.gz",
+        task=task_file,
+        model=str(model_folder),
+    )
+
+
+def test_a_case_leaves_its_labels_and_a_receipt(payload: PredictPayload) -> None:
+    result = predict_case(payload)
+    assert result.status == "done"
+    labels, query = read_labels(payload.output), read_image(payload.query)
+    assert labels.grid.compare(query.grid) is GridMatch.EQUAL
+    assert read_class_names(payload.output) == {5: "c0", 4: "c1", 3: "c2", 2: "c3"}
+    receipt = read_receipt(payload.receipt)
+    assert receipt is not None
+    assert receipt.content["inputs"]["query"] == query.content_hash()
+    assert receipt.content["output"]["sha256"] == labels.content_hash()
+    counted = {name: int((labels.array == 5 - i).sum()) for i, name in enumerate(("c0", "c1"))}
+    assert counted.items() <= receipt.content["output"]["voxels"].items()
+    assert receipt.run["seconds"] > 0
+
+
+def test_content_holds_no_path_time_or_thread(payload: PredictPayload, tmp_path: Path) -> None:
+    receipt = predict_case(payload).receipt
+    text = json.dumps(receipt["content"])
+    assert str(tmp_path) not in text
+    assert "/" not in text
+    for word in ("seconds", "thread", "device", "memory"):
+        assert word not in text
+
+
+def test_a_case_with_a_matching_receipt_is_kept(payload: PredictPayload) -> None:
+    first = predict_case(payload)
+    before = payload.output.stat().st_mtime_ns
+    second = predict_case(payload)
+    assert second.status == "kept"
+    assert second.receipt == first.receipt
+    assert payload.output.stat().st_mtime_ns == before
+
+
+def test_a_touched_query_is_kept_and_a_changed_one_is_not(
+    payload: PredictPayload, write_query: WriteQuery
+) -> None:
+    predict_case(payload)
+    os.utime(payload.query, (1, 1))
+    assert predict_case(payload).status == "kept"
+    write_query("q.nii.gz", seed=3)
+    assert predict_case(payload).status == "done"
+
+
+def test_an_output_that_was_changed_or_lost_is_made_again(payload: PredictPayload) -> None:
+    content = predict_case(payload).receipt["content"]
+    written = read_labels(payload.output)
+    write_labels(payload.output, np.zeros_like(written.array), written.native)
+    assert predict_case(payload).status == "done"
+    payload.output.write_bytes(payload.output.read_bytes()[:-9])
+    assert predict_case(payload).status == "done"
+    payload.output.unlink()
+    again = predict_case(payload)
+    assert again.status == "done"
+    assert again.receipt["content"] == content
+
+
+def test_a_broken_receipt_proves_nothing(payload: PredictPayload) -> None:
+    content = predict_case(payload).receipt["content"]
+    for text in (
+        "",
+        "{",
+        '{"case": "q", "content": {}}',
+        '{"case": "q", "content": {"inputs": 1}}',
+    ):
+        payload.receipt.write_text(text)
+        again = predict_case(payload)
+        assert again.status == "done"
+        assert again.receipt["content"] == content
+
+
+def test_other_classes_task_or_model_are_other_inputs(
+    payload: PredictPayload, make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict_case(payload)
+    picked = dataclasses.replace(payload, classes=("c1",))
+    assert predict_case(picked).status == "done"
+    assert set(np.unique(read_labels(payload.output).array)) <= {0, 4}
+    assert predict_case(dataclasses.replace(picked, device="cpu", window_batch=2)).status == "kept"
+    write_task(payload.task, make_task(seed=8))
+    assert predict_case(picked).status == "done"
+    monkeypatch.setattr(job, "INFERENCE_VERSION", 2)
+    assert predict_case(picked).status == "done"
+
+
+def test_what_a_killed_process_left_is_removed(payload: PredictPayload) -> None:
+    payload.output.parent.mkdir()
+    leftover = payload.output.parent / ".q.nii.gz.999999999-abcd.partial.nii.gz"
+    other = payload.output.parent / ".r.nii.gz.999999999-abcd.partial.nii.gz"
+    leftover.write_text("x")
+    other.write_text("x")
+    predict_case(payload)
+    assert not leftover.exists()
+    assert other.exists()
+
+
+def test_a_refused_query_leaves_nothing(payload: PredictPayload) -> None:
+    payload.query.write_bytes(payload.query.read_bytes()[:-100])
+    with pytest.raises(DataRefused):
+        predict_case(payload)
+    assert not payload.output.exists()
+    assert not payload.receipt.exists()
+
+
+def test_contents_are_equal_for_any_workers_and_order(
+    payload: PredictPayload, write_query: WriteQuery, tmp_path: Path
+) -> None:
+    cases = ["a", "b", "c"]
+    queries = {
+        name: write_query(f"{name}.nii.gz", (20, 20, 20), seed=i) for i, name in enumerate(cases)
+    }
+
+    def contents(workers: int, order: list[str]) -> dict[str, object]:
+        folder = tmp_path / f"out{workers}{''.join(order)}"
+        jobs = [
+            CaseJob(
+                name,
+                dataclasses.replace(
+                    payload, case=name, query=queries[name], output=folder / f"{name}.nii.gz"
+                ),
+            )
+            for name in order
+        ]
+        summary = run_cases(jobs, predict_case, workers=workers)
+        summary.raise_for_failures()
+        receipts = {name: read_receipt(folder / ".iris" / f"{name}.json") for name in cases}
+        bytes_ = {name: (folder / f"{name}.nii.gz").read_bytes() for name in cases}
+        return {n: (r.content, bytes_[n]) for n, r in receipts.items() if r is not None}
+
+    here = contents(0, cases)
+    assert len(here) == 3
+    assert contents(0, cases[::-1]) == here
+    assert contents(1, cases) == here
+
+
+@pytest.mark.slow
+def test_two_workers_give_what_one_process_gives(
+    payload: PredictPayload, write_query: WriteQuery, tmp_path: Path
+) -> None:
+    jobs, outputs = [], []
+    for workers in (0, 2):
+        for index in range(4):
+            query = write_query(f"{index}.nii.gz", seed=index)
+            output = tmp_path / f"out{workers}" / f"{index}.nii.gz"
+            item = dataclasses.replace(payload, case=str(index), query=query, output=output)
+            jobs.append(CaseJob(f"{workers}/{index}", item))
+        run_cases(jobs, predict_case, workers=workers).raise_for_failures()
+        outputs.append([job.payload.output.read_bytes() for job in jobs])
+        jobs = []
+    assert outputs[0] == outputs[1]

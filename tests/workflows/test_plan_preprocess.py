@@ -1,0 +1,192 @@
+"""plan and preprocess as a user runs them: one workspace, resumable, nothing of the test cases."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iris_cli.errors import DataRefused, UsageError
+from iris_cli.planning.plan import read_plan
+from iris_cli.preparation.store import list_cases, open_case
+from iris_cli.volume.writing import write_labels
+from iris_cli.workflows.plan import PlanReport, plan
+from iris_cli.workflows.preprocess import preprocess
+from tests.preparation.raw_sets import blobs, grid, image_file, label_file, make_set
+
+
+def make_workspace(folder: Path) -> Path:
+    make_set(folder / "raw" / "boxes", test=("held",), channels={"0": "MR T1", "1": "MR T2"})
+    make_set(folder / "raw" / "free", (), labels={}, unlabelled=("u",))
+    return folder
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    return make_workspace(tmp_path / "ws")
+
+
+def planned(workspace: Path, **options: Any) -> PlanReport:
+    return plan(workspace=workspace, preset_name="tiny", **options)
+
+
+def contents(workspace: Path) -> dict[str, Any]:
+    files = sorted((workspace / "preprocessed").rglob("*.json"))
+    return {
+        str(f.relative_to(workspace)): json.loads(f.read_text())["content"] for f in files
+    }
+
+
+def test_plan_writes_what_it_returns(workspace: Path) -> None:
+    report = planned(workspace)
+    assert report.path == workspace / "plans" / "default.json"
+    assert read_plan(report.path) == report.plan
+    assert [row["set"] for row in report.set_rows()] == ["boxes", "free"]
+    json.dumps(report.to_json())
+    assert report.estimate.parameters > 0
+
+
+def test_preprocess_leaves_test_cases_out(workspace: Path) -> None:
+    report = planned(workspace)
+    done = preprocess(report.path, workspace=workspace)
+    assert done.exit_code == 0
+    views = list_cases(done.folders["boxes"])
+    assert views == tuple(f"{c}{v}" for c in "abcde" for v in ("", "@1"))
+    roles = {open_case(done.folders["boxes"], view).stored.role for view in views}
+    assert roles == {"train", "validate"}
+    assert list_cases(done.folders["free"]) == ("u",)
+    json.dumps(done.to_json())
+
+
+def test_a_rerun_keeps_all_and_one_lost_receipt_costs_one_case(workspace: Path) -> None:
+    report = planned(workspace)
+    folder = preprocess(report.path, workspace=workspace).folders["boxes"]
+    before = contents(workspace)
+    (folder / "c.json").unlink()
+    rows = {r["set"]: r for r in preprocess(report.path, workspace=workspace).set_rows()}
+    assert (rows["boxes"]["done"], rows["boxes"]["kept"]) == ("1", "4")
+    assert contents(workspace) == before
+    rows = {r["set"]: r for r in preprocess(report.path, workspace=workspace).set_rows()}
+    assert (rows["boxes"]["done"], rows["boxes"]["kept"]) == ("0", "5")
+
+
+def test_workers_give_the_same_content(workspace: Path, tmp_path: Path) -> None:
+    report = planned(workspace)
+    preprocess(report.path, workspace=workspace)
+    other = make_workspace(tmp_path / "other")
+    preprocess(report.plan, workspace=other, workers=1)
+    assert contents(other) == contents(workspace)
+
+
+def test_one_bad_case_fails_alone(workspace: Path) -> None:
+    report = planned(workspace)
+    label = label_file(workspace / "raw" / "boxes", "b")
+    write_labels(label, blobs(1), grid(spacing_xyz=(1, 1, 3)))
+    done = preprocess(report.path, workspace=workspace)
+    assert done.exit_code == 3
+    assert [o.name for o in done.run.failed] == ["boxes/b"]
+    assert "not on the grid" in str(done.to_json()["failed"])
+    assert "b" not in list_cases(done.folders["boxes"])
+    assert len(list_cases(done.folders["boxes"])) == 8
+
+
+def test_errors_of_all_sets_are_refused_at_once(workspace: Path) -> None:
+    label_file(workspace / "raw" / "boxes", "a").unlink()
+    image_file(workspace / "raw" / "free", "u").write_bytes(b"torn")
+    with pytest.raises(DataRefused) as caught:
+        planned(workspace)
+    assert "boxes/a" in str(caught.value)
+    assert "free/u" in str(caught.value)
+    assert not (workspace / "plans").exists()
+
+
+def test_held_out_sets_are_recorded_and_not_opened(workspace: Path) -> None:
+    image_file(workspace / "raw" / "free", "u").write_bytes(b"torn")
+    report = planned(workspace, held_out_sets=["free"])
+    assert report.plan.held_out_sets == {"free": "raw/free"}
+    assert list(report.plan.sets) == ["boxes"]
+    with pytest.raises(UsageError, match="held out"):
+        preprocess(report.plan, workspace=workspace, sets=["free"])
+
+
+def test_a_case_that_becomes_a_test_case_leaves_the_store(workspace: Path) -> None:
+    report = planned(workspace)
+    preprocess(report.path, workspace=workspace)
+    boxes = report.plan.sets["boxes"]
+    out = boxes.train[0]
+    changed = planned(
+        workspace,
+        overrides=[
+            f"sets.boxes.train={json.dumps(boxes.train[1:])}",
+            f"sets.boxes.test={json.dumps([out, *boxes.test])}",
+        ],
+    )
+    folder = preprocess(changed.path, workspace=workspace).folders["boxes"]
+    assert not [view for view in list_cases(folder) if view.split("@")[0] == out]
+
+
+def test_spacing_settings_act_before_spacings_are_chosen(workspace: Path) -> None:
+    report = planned(workspace, overrides=["s0=0.5", "training.steps=3"])
+    assert report.plan.sets["free"].spacing_mm == 1.0
+    assert report.plan.training.steps == 3
+    assert report.plan.reasons["s0"] == "set by hand (--set)"
+
+
+def test_sets_by_name_by_path_and_unknown(workspace: Path) -> None:
+    report = planned(workspace, sets=["free", workspace / "raw" / "boxes"])
+    assert list(report.plan.sets) == ["free", "boxes"]
+    with pytest.raises(UsageError, match="did you mean 'boxes'"):
+        planned(workspace, sets=["boxs"])
+    with pytest.raises(UsageError, match="no raw data set"):
+        planned(workspace / "empty")
+
+
+def test_a_case_that_left_the_raw_folder_is_said(workspace: Path) -> None:
+    report = planned(workspace)
+    raw = workspace / "raw" / "boxes"
+    for file in (image_file(raw, "a"), image_file(raw, "a", 1), label_file(raw, "a")):
+        file.unlink()
+    with pytest.raises(DataRefused, match="not in the raw set boxes") as caught:
+        preprocess(report.path, workspace=workspace)
+    assert "a" in str(caught.value.found)
+
+
+_SCRIPT = """
+import sys
+from pathlib import Path
+from iris_cli.workflows.preprocess import preprocess
+print("ready", flush=True)
+preprocess(Path(sys.argv[1]) / "plans" / "default.json", workspace=Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_and_run_again_gives_the_same_store(tmp_path: Path) -> None:
+    workspace = tmp_path / "ws"
+    make_set(workspace / "raw" / "boxes", [f"c{i}" for i in range(12)])
+    planned(workspace)
+    preprocess(workspace / "plans" / "default.json", workspace=workspace)
+    expected = contents(workspace)
+    for file in (workspace / "preprocessed").rglob("*.*"):
+        file.unlink()
+    for attempt in range(20):
+        process = subprocess.Popen(
+            [sys.executable, "-c", _SCRIPT, str(workspace)], stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.004 * (attempt + 1))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        for folder in (workspace / "preprocessed").glob("boxes/*"):
+            for view in list_cases(folder):
+                open_case(folder, view).label()
+    assert preprocess(workspace / "plans" / "default.json", workspace=workspace).exit_code == 0
+    assert contents(workspace) == expected
+    assert not list((workspace / "preprocessed").rglob(".*"))
