@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import pydantic
 
+from dataset_conversion import msd
 from dataset_conversion.raw_set import Conversion, RawSet, SourceCase, Split, write_raw_set
 from iris_cli.dataset.building import TransferMode
 from iris_cli.dataset.classes import read_modality
@@ -322,12 +323,9 @@ class _SetConverter:
 
 def subject_of(set_name: str, case: str) -> str:
     """The subject of a case where the rule is known only in prose; else the case is its own."""
-    if set_name == "hippocampus" and (number := re.search(r"(\d+)$", case)):
-        # Cases 2k-1 and 2k are the two sides of one subject (found from the data).
-        return f"hippocampus_subject_{(int(number[1]) + 1) // 2:03d}"
     if set_name == "cardiac":
-        return case.split("_")[0]
-    return case
+        return case.split("_")[0]  # the phases of the heart of one subject
+    return msd.subject_of(case)
 
 
 def _unique_texts(labels: Mapping[str, str]) -> dict[str, str]:

@@ -26,7 +26,8 @@ Workers = Annotated[
     ),
 ]
 Device = Annotated[
-    str, typer.Option("--device", help="auto, cpu, cuda or cuda:N. auto takes a GPU if there is one.")
+    str,
+    typer.Option("--device", help="auto, cpu, cuda or cuda:N. auto takes a GPU if there is one."),
 ]
 Model = Annotated[
     str | None,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 import traceback
 from collections.abc import Sequence
 
 import typer
 
+from iris_cli import __version__
 from iris_cli.commands import (
     convert,
     demo,
@@ -44,7 +44,7 @@ app = typer.Typer(
 
 def _show_version(value: bool) -> None:
     if value:
-        typer.echo(f"iris {importlib.metadata.version('iris-segmentation')}")
+        typer.echo(f"iris {__version__}")
         raise typer.Exit
 
 

@@ -68,5 +68,7 @@ def plan(
     out.table("reasons", ("key", "why"), [(k, v) for k, v in reasons if not k.startswith("sets.")])
     for integrity in report.integrity:
         for finding in integrity.findings:
-            out.line(f"{finding.severity.value}: {finding.case or integrity.set}: {finding.message}")
+            out.line(
+                f"{finding.severity.value}: {finding.case or integrity.set}: {finding.message}"
+            )
     out.say(f"wrote {report.path}; next: iris preprocess -w {workspace}")

@@ -25,7 +25,8 @@ def train(
     run: Annotated[str, typer.Argument(help="Name or folder of the run.")] = "default",
     workspace: Workspace = Path(),
     plan: Annotated[
-        Path | None, typer.Option("--plan", "-p", help="Plan of a new run; default plans/default.json.")
+        Path | None,
+        typer.Option("--plan", "-p", help="Plan of a new run; default plans/default.json."),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, as training.steps=1000.")
@@ -78,7 +79,9 @@ def train(
     out.result(report.to_json())
     out.line(f"trained {report.outcome.steps} steps; model: {report.model}")
     if report.outcome.best_score is not None:
-        out.line(f"best validation Dice {report.outcome.best_score:.3f} at step {report.outcome.best_step}")
+        out.line(
+            f"best validation Dice {report.outcome.best_score:.3f} at step {report.outcome.best_step}"
+        )
     out.say(f"curves: {report.folder / 'progress.png'}")
 
 

@@ -1,9 +1,9 @@
 """Building a raw data set in a hidden folder beside its final place.
 
 A conversion takes minutes and may be killed, so nothing ever stands half converted under the
-final name: everything is put into `.<name>.<host>-<pid>.partial` and that folder is renamed when
-it is complete. Leftovers of processes that are gone are removed by the next conversion to the
-same name.
+final name: everything is put into `.<name>.<host>-<pid>-<random>.partial`, and that folder is
+renamed when it is complete. Leftovers of processes that are gone are removed by the next
+conversion to the same name.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import shutil
 import socket
 from collections.abc import Iterator
@@ -38,21 +39,34 @@ def building_folder(target: Path) -> Iterator[Path]:
     """
     target = target.absolute()
     _refuse_existing(target)
-    hidden = target.with_name(f".{target.name}.{_host()}-{os.getpid()}{_MARK}")
+    with scratch_folder(target) as hidden:
+        yield hidden
+        _flush_folders(hidden)
+        os.replace(hidden, target)
+        _flush(target.parent)
+
+
+@contextlib.contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """A hidden folder beside `target` for the time of the block; then it is removed.
+
+    raises EnvironmentProblem where the disk is full or may not be written.
+    """
+    target = target.absolute()
+    unique = f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
+    hidden = target.with_name(f".{target.name}.{unique}{_MARK}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(target)
         hidden.mkdir()
         yield hidden
-        _flush_folders(hidden)
-        os.replace(hidden, target)
-        _flush(target.parent)
-    except BaseException as error:
-        shutil.rmtree(hidden, ignore_errors=True)
+    except OSError as error:
         problem = _environment_problem(target, error)
         if problem is not None:
             raise problem from error
         raise
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def place(source: Path, target: Path, mode: TransferMode) -> Path:
@@ -88,14 +102,14 @@ def _remove_leftovers(target: Path) -> None:
     """Remove hidden folders of this target whose process on this host is gone."""
     prefix = f".{target.name}.{_host()}-"
     for entry in target.parent.glob(f"{prefix}*{_MARK}"):
-        pid = entry.name[len(prefix) : -len(_MARK)]
+        pid = entry.name[len(prefix) : -len(_MARK)].partition("-")[0]
         if pid.isdecimal() and not _is_alive(int(pid)):
             shutil.rmtree(entry, ignore_errors=True)
 
 
 def _is_alive(pid: int) -> bool:
     if pid == os.getpid():
-        return False
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -126,8 +140,8 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _environment_problem(target: Path, error: BaseException) -> EnvironmentProblem | None:
-    if not isinstance(error, OSError) or isinstance(error, EnvironmentProblem):
+def _environment_problem(target: Path, error: OSError) -> EnvironmentProblem | None:
+    if isinstance(error, EnvironmentProblem):
         return None
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return EnvironmentProblem(

@@ -127,7 +127,7 @@ def from_version_1(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
 def labels_by_name(labels: Mapping[str, Any], path: Path) -> dict[str, int]:
     """Invert a table value -> name; a name that several values share gets the value appended."""
     names = [str(name) for name in labels.values()]
-    table: dict[str, int] = pydantic.Field(default_factory=dict)
+    table: dict[str, int] = {}
     for value, name in labels.items():
         if not str(value).isdecimal():
             raise DataRefused(

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from iris_cli.dataset.classes import ClassTable, LabelTable, class_table, parse_class_arguments
+from iris_cli.dataset.classes import (
+    IGNORE,
+    ClassTable,
+    LabelTable,
+    class_table,
+    parse_class_arguments,
+)
 from iris_cli.dataset.dataset_json import FILE_NAME, labels_by_name, parse_dataset_json
 from iris_cli.errors import DataRefused
 from iris_cli.files.schema import read_json
@@ -23,14 +29,12 @@ def named_classes(
     holds no table or one that contradicts itself.
     """
     if names:
-        return class_table(parse_class_arguments(names))
+        labels = parse_class_arguments(names)
+        return class_table(labels, regions_class_order=_order_of_overlaps(labels))
     if labels_file is not None:
         return read_labels_file(labels_file)
     if folder is None:
         return None
-    has_dataset_json = (folder / FILE_NAME).is_file()
-    if has_dataset_json and (folder / "imagesTr").is_dir():
-        return None  # read as a raw data set already
     for name in (FILE_NAME, LABELS_FILE):
         if (folder / name).is_file():
             return read_labels_file(folder / name)
@@ -48,8 +52,27 @@ def read_labels_file(path: Path) -> ClassTable:
             expected='{"liver": 1, "tumour": [2, 3]}',
             fix="write the names and their values",
         )
+    table = _label_table(labels, path)
     order = content.get("regions_class_order") if "labels" in content else None
-    return class_table(_label_table(labels, path), regions_class_order=order, file=path)
+    order = order or _order_of_overlaps(table)
+    return class_table(table, regions_class_order=order, file=path)
+
+
+def _order_of_overlaps(labels: LabelTable) -> list[int] | None:
+    """Output values 1, 2, ... for classes that overlap; None where each value has one class.
+
+    nnU-Net wants `regions_class_order` for such a table, because it paints regions in that order;
+    iris lets the largest score win, so that any numbers do.
+    """
+    classes = {
+        name: [value] if isinstance(value, int) else list(value)
+        for name, value in labels.items()
+        if name != IGNORE and value not in (0, [0])
+    }
+    values = [value for numbers in classes.values() for value in numbers]
+    has_regions = any(len(numbers) > 1 for numbers in classes.values())
+    is_overlapping = has_regions and len(set(values)) < len(values)
+    return list(range(1, len(classes) + 1)) if is_overlapping else None
 
 
 def _label_table(labels: dict[str, Any], path: Path) -> LabelTable:

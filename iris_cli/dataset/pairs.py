@@ -79,7 +79,7 @@ def convert_pairs(
     checked = [_check(files, label) for files, label in pairs]
     _refuse_grids(checked)
     values = sorted(set().union(*(case.values for case in checked)) - {0})
-    table = named_classes(labels or images, labels_file, names)
+    table = _table_beside(images, labels, labels_file, names)
     table = table or ClassTable(classes_from_values(values))
     plan = _plan_labels(table, values, keep_values, labels or images)
     ending = _common_ending(pairs)
@@ -144,6 +144,21 @@ def _pairs(images: Path, labels: Path | None) -> list[tuple[ImageFiles, Path]]:
         return pairs
     by_name = {name_of(path): path for path in list_volumes(labels)}
     return pair_by_name(group_images(list_volumes(images), by_name), by_name, images)
+
+
+def _table_beside(
+    images: Path, labels: Path | None, labels_file: Path | None, names: Sequence[str]
+) -> ClassTable | None:
+    """The class table: given, or in the folder of the label maps, or in the one around both."""
+    folder = labels or images
+    table = named_classes(folder, labels_file, names)
+    if (
+        table is None
+        and labels is not None
+        and labels.absolute().parent == images.absolute().parent
+    ):
+        table = named_classes(labels.absolute().parent, None, ())
+    return table
 
 
 def _channel_names(

@@ -22,8 +22,10 @@ import numpy.typing as npt
 from iris_cli.dataset.raw import write_dataset_json
 from iris_cli.volume.grid import Grid
 from iris_cli.volume.orientation import canonical_orientation
+from iris_cli.volume.reading import NativeGeometry
 from iris_cli.volume.writing import write_image, write_labels
 
+ENDING = ".nii.gz"
 CLASSES: dict[str, int] = {
     "body": 1,
     "lungs": 2,
@@ -109,7 +111,7 @@ def write_phantom_dataset(
         channel_names={"0": "CT"},
         labels={"background": 0, **CLASSES},
         num_training=len(seeds),
-        file_ending=".nii.gz",
+        file_ending=ENDING,
         iris=extra,
     )
     return folder
@@ -125,9 +127,10 @@ def _write(phantom: Phantom, folder: Path, split: str, name: str) -> None:
     orientation = canonical_orientation(phantom.grid)
     image, _ = orientation.apply(phantom.image, phantom.grid)
     labels, _ = orientation.apply(phantom.labels, phantom.grid)
-    image_path = folder / f"images{split}" / f"{name}_0000.nii.gz"
-    write_image(image_path, image, phantom.grid, dtype=np.int16)
-    write_labels(folder / f"labels{split}" / f"{name}.nii.gz", labels, phantom.grid)
+    native = NativeGeometry(phantom.grid, orientation, None, ENDING)
+    image_path = folder / f"images{split}" / f"{name}_0000{ENDING}"
+    write_image(image_path, image, native, dtype=np.int16)
+    write_labels(folder / f"labels{split}" / f"{name}{ENDING}", labels, native)
 
 
 def _draw_grid(rng: np.random.Generator, size: float, voxel_mm: float | None) -> Grid:
@@ -254,7 +257,9 @@ class _Anatomy:
             "aorta": self._tube(p, 7, (-12, -26), 12.0),
         }
 
-    def _blob(self, p: Points, organ: int, centre: tuple[float, ...], semi: tuple[float, ...]) -> Mask:
+    def _blob(
+        self, p: Points, organ: int, centre: tuple[float, ...], semi: tuple[float, ...]
+    ) -> Mask:
         moved = np.asarray(centre) + self.shift[organ]
         axes = np.asarray(semi) * self.scale[organ]
         offset = (p - moved.astype(np.float32)) / axes.astype(np.float32)

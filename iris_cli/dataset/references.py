@@ -120,7 +120,8 @@ def find_references(
     """
     if not folder.is_dir():
         raise UsageError("no such folder", file=folder, expected="a folder with " + _LAYOUTS)
-    if (folder / FILE_NAME).is_file() and (folder / "imagesTr").is_dir():
+    is_raw = (folder / FILE_NAME).is_file() and (folder / "imagesTr").is_dir()
+    if is_raw:
         references = references_from_raw(
             read_raw_dataset(folder, strict=False), cases=cases, channel=channel
         )
@@ -128,7 +129,7 @@ def find_references(
         found = _pairs_of_folder(folder)
         pairs = [_channel_pair(files, label, channel) for files, label in found]
         references = References(_chosen(pairs, cases, folder), None, channel)
-    table = named_classes(folder, labels_file, names)
+    table = named_classes(None if is_raw else folder, labels_file, names)
     if table is not None:
         references = dataclasses.replace(
             references, classes=table.classes, ignore_value=table.ignore_value

@@ -63,6 +63,7 @@ class EvaluationPayload:
     files: ScoredFiles
     classes: tuple[ClassLabel, ...]
     ignore_value: int | None
+    absent_is_background: bool = True
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,7 @@ def evaluate_folders(
     ignore_value: int | None = None,
     subjects: Mapping[str, str] | None = None,
     not_annotated: Mapping[str, frozenset[str]] | None = None,
+    absent_is_background: bool = True,
     cases: Sequence[str] | None = None,
     seed: int = 0,
     workers: int = 0,
@@ -201,7 +203,8 @@ def evaluate_folders(
 
     classes: what is scored; their values are looked for in both folders' label maps.
     ignore_value: voxels of the truth that count nowhere. subjects: case -> subject, default the
-    case itself. not_annotated: case -> classes that are not scored in it.
+    case itself. not_annotated: case -> classes that are not scored in it. absent_is_background:
+    False where a class without a voxel in the truth was not contoured there.
     raises DataRefused where no case could be scored.
     """
     found, missing = pair_files(predictions, truth, cases, subjects or {}, not_annotated or {})
@@ -213,7 +216,10 @@ def evaluate_folders(
             expected=f"files named as those in {truth}",
             fix="check the two folders",
         )
-    payloads = [EvaluationPayload(files, tuple(classes), ignore_value) for files in found]
+    payloads = [
+        EvaluationPayload(files, tuple(classes), ignore_value, absent_is_background)
+        for files in found
+    ]
     jobs = [CaseJob(payload.files.case, payload) for payload in payloads]
     run = run_cases(jobs, evaluate_case, workers=workers, progress=progress)
     scores, failed = [], {}
@@ -270,7 +276,11 @@ def evaluate_case(payload: EvaluationPayload) -> CaseResult:
         {c.name: c.values for c in payload.classes if c.name not in files.not_annotated},
         ignore_value=payload.ignore_value,
     )
-    counts = {name: [o.tp, o.fp, o.fn, o.tn] for name, o in overlaps.items()}
+    counts = {
+        name: [o.tp, o.fp, o.fn, o.tn]
+        for name, o in overlaps.items()
+        if o.n_ref > 0 or payload.absent_is_background
+    }
     return CaseResult("done", {"overlaps": counts, "notes": notes})
 
 

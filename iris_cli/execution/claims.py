@@ -26,10 +26,12 @@ from typing import Any
 from urllib.parse import quote
 
 from iris_cli.errors import EnvironmentProblem
+from iris_cli.files.hashing import hash_bytes
 
 BEAT_S = 15.0
 STALE_S = 120.0
 _ENDING = ".claim"
+_LONGEST_NAME = 180
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,10 @@ class Claims:
 
     def path(self, case: str) -> Path:
         """The claim file of a case."""
-        return self.folder / (quote(case, safe="@+=, ") + _ENDING)
+        name = quote(case, safe="@+=, ")
+        if len(name) > _LONGEST_NAME:
+            name = f"{name[:80]}-{hash_bytes(case.encode())}"
+        return self.folder / (name + _ENDING)
 
     def take(self, case: str) -> bool:
         """Try to claim a case: False while another living process has it."""

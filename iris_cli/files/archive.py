@@ -9,7 +9,13 @@ from pathlib import Path, PurePosixPath
 from iris_cli.errors import DataRefused
 
 _MAX_BYTES = 64 << 30
-_DEVICE_NAMES = {"con", "prn", "aux", "nul", *(f"{p}{i}" for p in ("com", "lpt") for i in range(10))}
+_DEVICE_NAMES = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    *(f"{p}{i}" for p in ("com", "lpt") for i in range(10)),
+}
 
 
 def safe_relative_path(name: str, *, archive: Path | str | None = None) -> PurePosixPath:

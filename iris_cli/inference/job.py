@@ -59,7 +59,7 @@ def predict_case(payload: PredictPayload) -> CaseResult:
     written; nothing is left half written.
     """
     started = time.perf_counter()
-    model, task = _load(payload)
+    model, task = load_payload(payload)
     remove_leftovers(payload.output.parent, payload.output.name)
     remove_leftovers(payload.receipt.parent, payload.receipt.name)
     kept = _kept(payload, model, task)
@@ -91,7 +91,7 @@ def predict_case(payload: PredictPayload) -> CaseResult:
             "source": source,
             "assumed_spacing_xyz": assumed,
             "seconds": round(time.perf_counter() - started, 3),
-            "peak_memory_mb": _peak_memory_mb(),
+            "peak_memory_mb": peak_memory_mb(),
             "device": payload.device,
             "versions": _versions(),
         },
@@ -114,7 +114,8 @@ def _entries(task: Task, payload: PredictPayload) -> list[TaskClass]:
     return [header.classes[index] for index in kept_classes(header, payload.classes)]
 
 
-def _load(payload: PredictPayload) -> tuple[Model, Task]:
+def load_payload(payload: PredictPayload) -> tuple[Model, Task]:
+    """Model and task of a case; the last ones stay loaded in this process."""
     state = file_state(payload.task)
     return _load_once(payload.task, tuple(state or ()), payload.model, payload.device)
 
@@ -123,7 +124,7 @@ def _load(payload: PredictPayload) -> tuple[Model, Task]:
 def _load_once(
     path: Path, state: tuple[int, ...], model: str | None, device: str
 ) -> tuple[Model, Task]:
-    """Model and task, once per process; `state` makes a changed task file another one."""
+    """`state` makes a changed task file another one."""
     task = read_task(path)
     return load_model(model, device=device), task
 
@@ -166,7 +167,8 @@ def _output_hash(payload: PredictPayload, assumed: AssumedSpacing) -> str:
     return read_labels(payload.output, assume_spacing=assumed).content_hash()
 
 
-def _peak_memory_mb() -> float | None:
+def peak_memory_mb() -> float | None:
+    """Largest resident memory of this process so far, None where the system does not tell."""
     try:
         import resource
     except ImportError:  # not on Windows

@@ -37,9 +37,9 @@ def predict_logits(
     window_batch: windows in one pass. on_window: called with (done, total).
     returns: (len(keep), Z, Y, X) float32 on `device`, blended with `gaussian_weight`.
     """
-    classes = tokens[0].shape[0]
-    kept = list(range(classes)) if keep is None else list(keep)
-    wanted = [list(group) for group in groups or [range(classes)] if set(group) & set(kept)]
+    kept = list(range(tokens[0].shape[0])) if keep is None else list(keep)
+    rows = {index: row for row, index in enumerate(kept)}
+    wanted = [list(group) for group in groups or [range(tokens[0].shape[0])] if rows.keys() & group]
     starts = window_starts(image.shape, patch)
     weight = torch.from_numpy(gaussian_weight(patch)).to(device)
     total = torch.zeros((len(kept), *image.shape), device=device)
@@ -50,32 +50,32 @@ def predict_logits(
         for first in range(0, len(starts), window_batch):
             batch = starts[first : first + window_batch]
             crops = np.stack([cut(image, start, patch, fill) for start in batch])[:, None]
-            logits = _decode(network, tokens, torch.from_numpy(crops).to(device), wanted, kept)
-            for start, window in zip(batch, logits, strict=True):
+            features = network.encode_image(torch.from_numpy(crops).to(device))
+            for group in wanted:
+                expanded = [stage[group].expand(len(batch), -1, -1, -1) for stage in tokens]
+                logits = network.decode(features, expanded)
+                for position, index in enumerate(group):
+                    if index in rows:
+                        _blend(total[rows[index]], logits[:, position], weight, batch)
+            for start in batch:
                 inside, seen = _overlap(start, patch, image.shape)
-                total[:, *inside].addcmul_(window[:, *seen].float(), weight[seen])
                 weights[inside] += weight[seen]
             if on_window is not None:
                 on_window(first + len(batch), len(starts))
         return total.div_(weights)
 
 
-def _decode(
-    network: IrisNetwork,
-    tokens: Sequence[Tensor],
-    crops: Tensor,
-    groups: Sequence[Sequence[int]],
-    kept: Sequence[int],
-) -> Tensor:
-    """(B, len(kept), Z, Y, X): the query is encoded once, every group decoded by itself."""
-    features = network.encode_image(crops)
-    found: dict[int, Tensor] = {}
-    for group in groups:
-        index = list(group)
-        expanded = [stage[index].expand(len(crops), -1, -1, -1) for stage in tokens]
-        logits = network.decode(features, expanded)
-        found |= {name: logits[:, position] for position, name in enumerate(group)}
-    return torch.stack([found[name] for name in kept], dim=1)
+def _blend(total: Tensor, windows: Tensor, weight: Tensor, starts: Sequence[Shape3]) -> None:
+    """Add the weighted windows (B, Z, Y, X) of one class to its volume; no copy of a window."""
+    patch = _shape3(weight.shape)
+    for start, window in zip(starts, windows, strict=True):
+        inside, seen = _overlap(start, patch, total.shape)
+        total[inside].addcmul_(window[seen].float(), weight[seen])
+
+
+def _shape3(shape: Sequence[int]) -> Shape3:
+    z, y, x = shape
+    return z, y, x
 
 
 def _overlap(

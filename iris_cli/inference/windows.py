@@ -43,4 +43,5 @@ def gaussian_weight(patch: Shape3) -> npt.NDArray[np.float32]:
         profile = np.exp(-0.5 * (distance / (size * SIGMA)) ** 2)
         axes.append(profile / profile.max())
     weight = axes[0][:, None, None] * axes[1][:, None] * axes[2]
-    return np.maximum(weight, FLOOR).astype(np.float32)
+    floored: npt.NDArray[np.float32] = np.maximum(weight, FLOOR).astype(np.float32)
+    return floored

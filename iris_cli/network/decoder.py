@@ -138,9 +138,9 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor, posteriors: list[Tensor]) -> Tensor:
         """x: (B, c0, z, y, x), posteriors -> logits (B, K, Z, Y, X) float32."""
-        weights = self.class_weights(posteriors)
         with torch.autocast(x.device.type, enabled=False):
-            weights, flat = weights.float(), x.float().flatten(2)
+            weights = self.class_weights([posterior.float() for posterior in posteriors])
+            flat = x.float().flatten(2)
             if self.unfold is None:
                 logits = torch.bmm(weights, flat)
             else:

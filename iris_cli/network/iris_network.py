@@ -15,6 +15,7 @@ from iris_cli.network.task_encoder import TaskEncoder
 
 Features = tuple[Tensor, ...]
 Tokens = list[Tensor]
+MASK_VOXELS_AT_ONCE = 2**24
 
 
 class IrisNetwork(nn.Module):
@@ -73,8 +74,17 @@ class IrisNetwork(nn.Module):
             )
         if class_valid is None:
             class_valid = torch.ones(masks.shape[:2], dtype=torch.bool, device=masks.device)
-        tokens: Tokens = self.task_embedding(features, masks, class_valid, recompute=recompute)
-        return tokens
+        together = masks.shape[1]
+        if not torch.is_grad_enabled():
+            # Classes do not see each other here, so memory need not grow with their number.
+            together = max(1, MASK_VOXELS_AT_ONCE // masks[:, 0].numel())
+        groups = [
+            self.task_embedding(features, some, valid, recompute=recompute)
+            for some, valid in zip(
+                torch.split(masks, together, 1), torch.split(class_valid, together, 1), strict=True
+            )
+        ]
+        return [torch.cat(stage, dim=1) for stage in zip(*groups, strict=True)]
 
     def tokens_from_bank(self, ids: Tensor) -> Tokens:
         """Remembered tokens of classes: ids (B, K) int64 -> per stage (B, K, tokens, C_i)."""
@@ -107,7 +117,7 @@ class IrisNetwork(nn.Module):
 
     def _check_size(self, size: torch.Size) -> None:
         multiple = self.config.size_multiple
-        if any(n % multiple for n in size) or max(size) <= multiple:
+        if any(n == 0 or n % multiple for n in size) or max(size) == multiple:
             raise UsageError(
                 "this network cannot read images of this size",
                 found=tuple(size),

@@ -25,7 +25,7 @@ TOKEN_BLOCKS = 2
 
 @dataclass(frozen=True)
 class MaskPairs:
-    """The masks of P (episode, class) pairs, and what all stages need of them.
+    """The masks of the P valid (episode, class) pairs.
 
     masks: (P, Z, Y, X) float32. episode: (P,) index of each mask's reference in the batch.
     """
@@ -37,18 +37,6 @@ class MaskPairs:
     def select(cls, masks: Tensor, valid: Tensor) -> MaskPairs:
         """masks: (B, K, Z, Y, X) bool or number in [0, 1]; valid: (B, K) bool."""
         return cls(masks[valid].float(), valid.nonzero()[:, 0])
-
-
-def _norm_relu_mask(masks: Tensor) -> Tensor:
-    """InstanceNorm and ReLU of masks in [0, 1]: (P, F, z, y, x) float32.
-
-    For a binary mask with foreground share p this is the mask times (1-p)/sqrt(p(1-p)+eps):
-    nothing is left of an empty mask, nor of one that fills the crop.
-    """
-    share = masks.mean(dim=(2, 3, 4), keepdim=True)
-    if bool(((masks == 0) | (masks == 1)).all()):
-        return masks * ((1 - share) / torch.sqrt(share * (1 - share) + MAP_NORM_EPS))
-    return norm_relu(masks, MAP_NORM_EPS)
 
 
 def pool_foreground(features: Tensor, pairs: MaskPairs, variant: ForegroundToken) -> Tensor:
@@ -72,14 +60,6 @@ def pool_foreground(features: Tensor, pairs: MaskPairs, variant: ForegroundToken
         per_pair = features.float().flatten(2)[pairs.episode]
         pooled = torch.bmm(per_pair, flat[:, :, None])[:, :, 0]
         return pooled / flat.sum(1).clamp(min=1)[:, None]
-
-
-def _upsample_transposed(masks: Tensor, size: torch.Size) -> Tensor:
-    """Transpose of trilinear up-sampling (align_corners): (P, Z, Y, X) -> (P, d, h, w)."""
-    matrix = [linear_matrix(n, m, masks.device) for n, m in zip(masks.shape[1:], size, strict=True)]
-    z, y, x = matrix
-    rows = y.T @ (masks @ x)
-    return (z.T @ rows.flatten(2)).reshape(-1, *size)
 
 
 class PositionVolume(nn.Module):
@@ -232,7 +212,25 @@ class TaskEncoder(nn.ModuleList):
         if not self.config.context_tokens:
             return None
         normed = _norm_relu_mask(fold(pairs.masks[:, None], self.config.fold))
-        weight = torch.cat(
-            [stage.merge.conv.weight[:, 1:] for stage in cast(list[StageEncoder], self)]
-        )
-        return F.conv3d(normed, weight, padding=1)
+        weights = [cast(StageEncoder, stage).merge.conv.weight[:, 1:] for stage in self]
+        return F.conv3d(normed, torch.cat(weights), padding=1)
+
+
+def _norm_relu_mask(masks: Tensor) -> Tensor:
+    """InstanceNorm and ReLU of masks in [0, 1]: (P, F, z, y, x) float32.
+
+    For a binary mask with foreground share p this is the mask times (1-p)/sqrt(p(1-p)+eps):
+    nothing is left of an empty mask, nor of one that fills the crop.
+    """
+    share = masks.mean(dim=(2, 3, 4), keepdim=True)
+    if bool(((masks == 0) | (masks == 1)).all()):
+        return masks * ((1 - share) / torch.sqrt(share * (1 - share) + MAP_NORM_EPS))
+    return norm_relu(masks, MAP_NORM_EPS)
+
+
+def _upsample_transposed(masks: Tensor, size: torch.Size) -> Tensor:
+    """Transpose of trilinear up-sampling (align_corners): (P, Z, Y, X) -> (P, d, h, w)."""
+    matrix = [linear_matrix(n, m, masks.device) for n, m in zip(masks.shape[1:], size, strict=True)]
+    z, y, x = matrix
+    rows = y.T @ (masks @ x)
+    return (z.T @ rows.flatten(2)).reshape(-1, *size)

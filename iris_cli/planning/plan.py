@@ -260,9 +260,7 @@ def _facts_for_planning(report: IntegrityReport, split: Split) -> list[CaseFacts
     return facts or [fact for fact in report.facts if fact.case in unlabelled]
 
 
-def _channels(
-    raw: RawDataset, fingerprint: SetFingerprint
-) -> tuple[tuple[ChannelPlan, ...], str]:
+def _channels(raw: RawDataset, fingerprint: SetFingerprint) -> tuple[tuple[ChannelPlan, ...], str]:
     planned, reasons = [], []
     for channel in raw.channels:
         votes = fingerprint.modality_votes[channel.index]

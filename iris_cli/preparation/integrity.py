@@ -461,8 +461,7 @@ def _check_across(raw: RawDataset, facts: Sequence[CaseFacts]) -> Iterable[Findi
             raw,
             Code.DUPLICATE_IMAGE,
             Severity.ERROR if across else Severity.WARNING,
-            "the same image under several names"
-            + (", in different roles" if across else ""),
+            "the same image under several names" + (", in different roles" if across else ""),
             case=twins[0].case,
             found=names,
             fix="remove the copies, or give them one subject",

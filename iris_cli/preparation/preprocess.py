@@ -191,9 +191,7 @@ def _label_view(payload: PreprocessPayload, image_grid: Grid) -> _LabelView:
     if not payload.absent_is_background:
         unknown |= set(payload.classes) - there
     notes = tuple(f"class {name} has no voxel left at the working spacing" for name in vanished)
-    return _LabelView(
-        working, classes, frozenset(unknown), content_hash, (*aligned.notes, *notes)
-    )
+    return _LabelView(working, classes, frozenset(unknown), content_hash, (*aligned.notes, *notes))
 
 
 def _read_channel(payload: PreprocessPayload, channel: int, grid: Grid | None = None) -> Volume:

@@ -74,9 +74,7 @@ def _centre(overlay: Overlay) -> tuple[int, int, int]:
     return z, y, x
 
 
-def _slice(
-    array: npt.NDArray[Any], plane: str, centre: tuple[int, int, int]
-) -> npt.NDArray[Any]:
+def _slice(array: npt.NDArray[Any], plane: str, centre: tuple[int, int, int]) -> npt.NDArray[Any]:
     """A picture with row 0 on top; canonical axes grow to superior, anterior, right."""
     z, y, x = centre
     picture = {"axial": array[z], "coronal": array[:, y], "sagittal": array[:, :, x]}[plane]

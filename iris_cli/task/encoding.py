@@ -231,27 +231,31 @@ def _describe(grid: Grid) -> str:
 
 
 def _require_voxels(classes: Sequence[ClassLabel], checked: Sequence[_Checked]) -> None:
-    """Refuse the first class that no reference shows, with all label maps that should."""
-    for label in classes:
-        if any(label.name in item.size.volumes_mm3 for item in checked):
-            continue
-        what = f"class {label.name!r} (label {', '.join(map(str, label.values))})"
-        asked = [item for item in checked if label.name not in item.files.not_annotated]
-        if not asked:
-            raise DataRefused(
-                f"{what} is annotated in no reference",
-                file=checked[0].files.labels,
-                found="not_annotated names it for every reference",
-                fix="choose other references for this class, or leave it out with --classes",
-            )
-        one = volume_name(asked[0].files.labels) if len(asked) == 1 else None
-        raise DataRefused(
-            f"{one}: reference has no voxel of {what}" if one else f"no reference shows {what}",
-            file=", ".join(str(item.files.labels) for item in asked),
-            found="; ".join(_found(item) for item in asked),
-            expected="at least one voxel of every class",
-            fix="choose another reference for this class, or leave it out with --classes",
-        )
+    """Refuse classes that no reference shows, naming them and all label maps that should."""
+    missing = [
+        label
+        for label in classes
+        if not any(label.name in item.size.volumes_mm3 for item in checked)
+    ]
+    if not missing:
+        return
+    label = missing[0]
+    what = f"class {label.name!r} (label {', '.join(map(str, label.values))})"
+    more = f"; also missing: {', '.join(other.name for other in missing[1:])}"
+    asked = [item for item in checked if label.name not in item.files.not_annotated]
+    problem = f"no reference shows {what}"
+    found = "; ".join(_found(item) for item in asked)
+    if len(asked) == 1:
+        problem = f"{volume_name(asked[0].files.labels)}: reference has no voxel of {what}"
+    elif not asked:
+        problem, found = f"{what} is annotated in no reference", "not_annotated names it everywhere"
+    raise DataRefused(
+        problem,
+        file=", ".join(str(item.files.labels) for item in asked or checked),
+        found=found + (more if len(missing) > 1 else ""),
+        expected="at least one voxel of every class",
+        fix="choose other references for this class, or pick the classes to use with --classes",
+    )
 
 
 def _found(item: _Checked) -> str:
@@ -287,7 +291,9 @@ def _warnings(
     encoded: Sequence[_EncodedReference],
     entries: Sequence[TaskClass],
 ) -> list[str]:
-    found = [f"reference {item.number}: {note}" for item in checked for note in item.notes]
+    found = [
+        f"reference {item.number}: {note}" for item in checked for note in dict.fromkeys(item.notes)
+    ]
     found += [
         f"reference {item.number} shows none of the classes and was left out"
         for item in checked

@@ -34,14 +34,17 @@ class CaseClass:
 
 @dataclass(frozen=True)
 class Case:
-    """One view of the store. `classes` holds what may be asked for, and only if annotated here."""
+    """One view of the store. `classes` holds what may be asked for, and only if annotated here.
+
+    held_out: the label values of each held-out class, for pseudo tasks to stay away from.
+    """
 
     volume: StoredVolume
     subject: str
     channel: int
     labelled: bool
     classes: Mapping[str, CaseClass]
-    held_out_values: tuple[int, ...]
+    held_out: tuple[tuple[int, ...], ...]
 
     @property
     def name(self) -> str:
@@ -148,6 +151,7 @@ def _read_set(settings: SetForTraining) -> TrainingSet:
             )
         if wanted or role in ("train", "unlabelled"):
             cases.append(_case(volume, settings, use_labels=wanted.get(name, True)))
+    _check_names(settings, cases)
     if not cases:
         raise DataRefused(
             f"{settings.name} has no case to train on",
@@ -158,19 +162,31 @@ def _read_set(settings: SetForTraining) -> TrainingSet:
     return TrainingSet(settings, tuple(cases), partners)
 
 
+def _check_names(settings: SetForTraining, cases: Sequence[Case]) -> None:
+    """A mistyped held-out class would be trained on without a word."""
+    known = {name for case in cases for name in case.volume.stored.classes}
+    named = {*settings.held_out_classes, *(n for pair in settings.mirror_pairs for n in pair)}
+    unknown = sorted(named - known)
+    if unknown:
+        raise DataRefused(
+            f"{settings.name} has no class {', '.join(unknown)}",
+            file=settings.store,
+            found=", ".join(sorted(known)) or "no classes",
+            fix="correct held_out_classes or mirror_pairs of the set",
+        )
+
+
 def _case(volume: StoredVolume, settings: SetForTraining, *, use_labels: bool) -> Case:
     stored = volume.stored
-    held_out = {
-        value
-        for name in settings.held_out_classes
-        if name in stored.classes
-        for value in stored.classes[name].values
-    }
+    held_out = tuple(
+        stored.classes[name].values for name in settings.held_out_classes if name in stored.classes
+    )
+    held_out_values = {value for values in held_out for value in values}
     hidden = set(stored.not_annotated)
     classes = {
         name: CaseClass(item.values, item.voxels, _points(item.coordinates))
         for name, item in stored.classes.items()
-        if name not in hidden and not held_out & set(item.values)
+        if name not in hidden and not held_out_values & set(item.values)
     }
     labelled = stored.labelled and use_labels
     return Case(
@@ -179,7 +195,7 @@ def _case(volume: StoredVolume, settings: SetForTraining, *, use_labels: bool) -
         channel=stored.channel,
         labelled=labelled,
         classes=classes if labelled else {},
-        held_out_values=tuple(sorted(held_out)) if stored.labelled else (),
+        held_out=held_out if stored.labelled else (),
     )
 
 

@@ -7,6 +7,8 @@ regions through its own turn, stretch, bend and shift, and at the scan itself fo
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -19,6 +21,7 @@ from iris_cli.training.settings import TrainingSettings
 from iris_cli.training.views import (
     Float3,
     Region,
+    Shape3,
     View,
     clamp_centre,
     draw_view,
@@ -29,20 +32,36 @@ from iris_cli.training.views import (
 
 Mask = npt.NDArray[np.bool_]
 Image = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int32]
 
-# The base reaches this much further than a patch, so that shifted views find regions everywhere.
-BASE_REACH = 1.3
-BASE_EDGE_MAX = 64
+# The base reaches this much further than a patch, so that turned and shifted views stay within it;
+# what a query sees beyond it carries no loss.
+BASE_REACH = 1.6
+BASE_FINER = 9 / 8
+BASE_EDGE_MAX = 96
 VIEW_SHIFT = 0.15
+# All views of an episode move this part of the way to one of the regions.
+VIEW_TOWARDS = 0.5
 REGIONS_MAX = 5
 # A region is between these parts of the base.
-REGION_VOLUME = (0.0008, 0.25)
+REGION_VOLUME = (0.0006, 0.15)
 SUPERVOXEL_EDGES = (6, 8, 11, 15, 20)
 SUPERVOXEL_SHARE = 0.6
 # A region that overlaps a held-out class by more than this part of either is rejected.
 HELD_OUT_OVERLAP = 0.1
 # Below this standard deviation of the base there is nothing to find (air, padding).
 FLAT = 0.05
+# At least this part of the base lies in the scan.
+INSIDE_MIN = 0.02
+# This part of the shell around a region must differ from the region's mean by more than this many of
+# its standard deviations (at least a tenth of the base's): pieces of air, of a uniform organ, or of
+# pure noise cannot be found again in another view.
+SHELL = 3
+# A region whose median is within this many standard deviations of the fill is empty space.
+EMPTY = 0.03
+SHELL_DIFFERENT = 0.65
+SHELL_DEVIATIONS = 1.2
+CANDIDATES = 6
 
 
 class PseudoTasks:
@@ -64,35 +83,40 @@ class PseudoTasks:
         base = _base_view(centre, scale, self.patch)
         edge = base_edge(self.patch)
         image = sample_image(base, edge, case.shape, case.volume.image, case.fill).numpy()
-        if image.std() < FLAT:
+        inside = _inside(base, edge, case.shape)
+        if np.count_nonzero(inside) < INSIDE_MIN * inside.size or image[inside].std() < FLAT:
             return None
-        regions = find_regions(image, rng, most=min(task.classes_max, REGIONS_MAX))
+        regions = find_regions(
+            image, inside, case.fill, rng, most=min(task.classes_max, REGIONS_MAX)
+        )
         regions = self._without_held_out(case, base, regions)
         if not regions:
             return None
+        towards = _centroid(regions[int(rng.integers(len(regions)))], base)
+        centre = centre + VIEW_TOWARDS * (towards - centre)
         views = []
         for _ in range(1 + draw_count(rng, task.references_max, task.one_reference_share)):
             shift = VIEW_SHIFT * extent * rng.uniform(-1, 1, 3)
             views.append(draw_view(rng, centre + shift, scale, self.patch, geometry, strong=True))
-        order = rng.permutation(len(regions))
-        stack = np.stack([regions[int(i)] for i in order])
+        stack = np.stack([*regions, np.ones((edge,) * 3, bool)])
+        masks = [see_base(view, base, stack, self.patch) for view in views]
         return Draft(
             kind="pseudo",
             source=found.name,
             names=tuple(f"region_{i}" for i in range(len(regions))),
             images=[see_image(case, view, self.patch) for view in views],
-            masks=[see_base(view, base, stack, self.patch) for view in views],
+            masks=[mask[:-1] for mask in masks],
             annotated=np.ones((len(views), len(regions)), bool),
-            counted=torch.ones((self.patch,) * 3, dtype=torch.bool),
+            counted=masks[0][-1],
             strong=True,
         )
 
     def _without_held_out(self, case: Case, base: View, regions: list[Mask]) -> list[Mask]:
-        if not case.held_out_values:
+        if not case.held_out:
             return regions
         edge = base_edge(self.patch)
         label = sample_nearest(base, edge, case.shape, case.volume.label).numpy()
-        hidden = [has_value(label, [value]) for value in case.held_out_values]
+        hidden = [has_value(label, values) for values in case.held_out]
         return [r for r in regions if not any(overlaps(r, h) for h in hidden)]
 
 
@@ -105,7 +129,7 @@ def overlaps(region: Mask, hidden: Mask) -> bool:
 
 def base_edge(patch: int) -> int:
     """Voxels per axis of the base."""
-    return min(patch, BASE_EDGE_MAX)
+    return min(round(patch * BASE_FINER), BASE_EDGE_MAX)
 
 
 def see_base(view: View, base: View, stack: Mask, patch: int) -> torch.Tensor:
@@ -125,15 +149,44 @@ def see_base(view: View, base: View, stack: Mask, patch: int) -> torch.Tensor:
     return sample_masks(inner, patch, (edge, edge, edge), read, len(stack))
 
 
-def find_regions(image: Image, rng: np.random.Generator, most: int) -> list[Mask]:
-    """1 to `most` regions of an image (B, B, B), possibly none."""
+def find_regions(
+    image: Image, inside: Mask, fill: float, rng: np.random.Generator, most: int
+) -> list[Mask]:
+    """Up to `most` regions of an image (B, B, B) in random order, possibly none.
+
+    inside: (B, B, B), where the scan is; the rest is padding. fill: lowest value of the scan.
+    """
     wanted = int(rng.integers(1, most + 1))
-    if rng.random() < SUPERVOXEL_SHARE:
-        return _supervoxel_groups(image, rng, wanted)
-    return _thresholded(image, rng, wanted)
+    finder = _supervoxel_groups if rng.random() < SUPERVOXEL_SHARE else _thresholded
+    regions: list[Mask] = []
+    for region in finder(image, inside, rng, CANDIDATES * wanted):
+        if stands_out(image, region, inside, fill) and not _found_before(region, regions):
+            regions.append(region)
+        if len(regions) == wanted:
+            break
+    return regions
 
 
-def supervoxels(image: Image, edge: int, weight: float, iterations: int = 3) -> npt.NDArray[np.int32]:
+def stands_out(image: Image, region: Mask, inside: Mask, fill: float) -> bool:
+    """Whether a region has a fit size, is not empty space and differs from the shell around it."""
+    size = np.count_nonzero(region)
+    if not REGION_VOLUME[0] * region.size <= size <= REGION_VOLUME[1] * region.size:
+        return False
+    box = tuple(
+        slice(max(s.start - SHELL, 0), s.stop + SHELL) for s in ndimage.find_objects(region.view(np.uint8))[0]
+    )
+    core = region[box]
+    shell = ndimage.binary_dilation(core, iterations=SHELL) & ~core & inside[box]
+    own, other = image[box][core], image[box][shell]
+    contrast = float(image[inside].std())
+    if abs(float(np.median(own)) - fill) < EMPTY * contrast:
+        return False
+    spread = max(SHELL_DEVIATIONS * float(own.std()), 0.1 * contrast)
+    different = np.count_nonzero(np.abs(other - own.mean()) > spread)
+    return other.size > 0 and different > SHELL_DIFFERENT * other.size
+
+
+def supervoxels(image: Image, edge: int, weight: float, iterations: int = 2) -> Labels:
     """SLIC-like: each voxel joins one of its 8 nearest cells, by position and intensity.
 
     image: (B, B, B), smoothed. edge: cell edge in voxels. weight: of the squared intensity
@@ -142,83 +195,127 @@ def supervoxels(image: Image, edge: int, weight: float, iterations: int = 3) -> 
     centres the distance splits by axis, which makes this 10 times faster than SLIC proper.
     """
     size = image.shape[0]
-    cells = max(2, round(size / edge))
-    values = (image - image.mean()) / max(float(image.std()), 1e-6)
+    cells = _cells(size, edge)
+    values = ((image - image.mean()) / max(float(image.std()), 1e-6)).astype(np.float32)
     position = (np.arange(size) + 0.5) * cells / size - 0.5
-    lower = np.clip(np.floor(position).astype(int), 0, cells - 2)
-    nearest = np.clip(np.rint(position).astype(int), 0, cells - 1)
-    label = (nearest[:, None, None] * cells + nearest[:, None]) * cells + nearest
-    label = label.astype(np.int32)
+    lower = np.clip(np.floor(position).astype(np.int32), 0, cells - 2)
+    start = np.clip(np.rint(position).astype(np.int32), 0, cells - 1)
+    label = (start[:, None, None] * cells + start[:, None]) * cells + start
+    squares = [((position - lower - corner) ** 2).astype(np.float32) for corner in (0, 1)]
     for _ in range(iterations):
-        count = np.bincount(label.reshape(-1), minlength=cells**3)
-        total = np.bincount(label.reshape(-1), values.reshape(-1), minlength=cells**3)
-        level = (total / np.maximum(count, 1)).astype(np.float32).reshape(cells, cells, cells)
+        level = _means(values, label, cells**3).reshape(cells, cells, cells)
         best = np.full(image.shape, np.inf, np.float32)
-        for corner in np.ndindex(2, 2, 2):
-            index = [lower + c for c in corner]
-            squares = [((position - i) ** 2).astype(np.float32) for i in index]
-            distance = values - level[np.ix_(*index)]
+        choice = np.zeros(image.shape, np.uint8)
+        for number, (i, j, k) in enumerate(np.ndindex(2, 2, 2)):
+            distance = values - level[np.ix_(lower + i, lower + j, lower + k)]
             np.multiply(distance, distance, out=distance)
             distance *= weight
-            distance += squares[0][:, None, None] + squares[1][:, None] + squares[2]
-            closer = distance < best
-            np.copyto(best, distance, where=closer)
-            number = (index[0][:, None, None] * cells + index[1][:, None]) * cells + index[2]
-            np.copyto(label, number.astype(np.int32), where=closer)
+            distance += squares[i][:, None, None] + squares[j][:, None] + squares[k]
+            np.copyto(choice, np.uint8(number), where=distance < best)
+            np.minimum(best, distance, out=best)
+        label = (lower[:, None, None] + (choice >> 2)) * np.int32(cells)
+        label = (label + lower[:, None] + ((choice >> 1) & 1)) * np.int32(cells)
+        label = label + lower + (choice & 1)
     return label
 
 
-def _supervoxel_groups(image: Image, rng: np.random.Generator, wanted: int) -> list[Mask]:
+def _supervoxel_groups(
+    image: Image, inside: Mask, rng: np.random.Generator, wanted: int
+) -> Iterator[Mask]:
     """Connected groups of similar neighbouring supervoxels around random seeds."""
-    smooth = ndimage.gaussian_filter(image, float(rng.uniform(0.5, 1.2)))
+    smooth = ndimage.gaussian_filter(image, float(rng.uniform(0.5, 1.5)))
     edge = int(rng.choice(SUPERVOXEL_EDGES))
     label = supervoxels(smooth, edge, weight=float(rng.uniform(0.5, 3.0)))
-    flat = label.reshape(-1)
-    count = np.maximum(np.bincount(flat), 1)
-    level = np.bincount(flat, smooth.reshape(-1)) / count / max(float(smooth.std()), 1e-6)
-    cells = max(2, round(image.shape[0] / edge))
+    label[~inside] = -1  # the last entry of a table below, which is never a member
+    flat = label[inside]
+    cells = _cells(image.shape[0], edge)
+    count = np.bincount(flat, minlength=cells**3)
+    level = _means(smooth[inside], flat, cells**3) / max(float(smooth[inside].std()), 1e-6)
     place = np.stack(np.unravel_index(np.arange(count.size), (cells,) * 3), axis=1)
-    # Air and padding are flat: a seed there would only ask for a cube of nothing.
-    spread = np.bincount(flat, smooth.reshape(-1).astype(np.float64) ** 2) / count
-    lively = np.flatnonzero(spread - (level * smooth.std()) ** 2 > 1e-4)
-    regions: list[Mask] = []
-    for seed in rng.permutation(lively)[:wanted]:
+    for seed in rng.permutation(np.flatnonzero(count))[:wanted]:
         distance = np.abs(place - place[seed]).max(axis=1)
         unlike = np.abs(level - level[seed]) + 0.3 * distance
-        unlike[distance > 2] = np.inf
-        members = np.argsort(unlike, kind="stable")[: int(rng.integers(1, 7))]
-        region = _largest_part(np.isin(label, members[np.isfinite(unlike[members])]))
-        if _fits(region):
-            regions.append(region)
-    return regions
+        near = np.flatnonzero((distance <= 2) & (count > 0))
+        order = near[np.argsort(unlike[near], kind="stable")]
+        member = np.zeros(count.size + 1, bool)
+        member[order[: int(rng.integers(1, 7))]] = True
+        # A supervoxel reaches one cell further than its own; the group two from the seed.
+        low = np.maximum((place[seed] - 3) * image.shape[0] // cells, 0)
+        high = (place[seed] + 4) * image.shape[0] // cells + 1
+        box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        region = np.zeros(image.shape, bool)
+        region[box] = member[label[box]]
+        yield _largest_part(region)
 
 
-def _thresholded(image: Image, rng: np.random.Generator, wanted: int) -> list[Mask]:
+def _thresholded(
+    image: Image, inside: Mask, rng: np.random.Generator, wanted: int
+) -> Iterator[Mask]:
     """Connected parts of a random band of the smoothed image's quantiles."""
-    smooth = ndimage.gaussian_filter(image, float(rng.uniform(0.8, 2.0)))
+    smooth = ndimage.gaussian_filter(image, float(rng.uniform(0.8, 2.5)))
     width = rng.uniform(0.05, 0.4)
-    low = rng.uniform(0, 1 - width)
-    if rng.random() < 0.3:
-        low = 1 - width
-    first, last = np.quantile(smooth[::2, ::2, ::2], [low, min(1.0, low + width)])
-    band = (smooth >= first) & (smooth <= last)
+    low = 1 - width if rng.random() < 0.3 else rng.uniform(0, 1 - width)
+    first, last = np.quantile(smooth[inside][::7], [low, min(1.0, low + width)])
+    band = (smooth >= first) & (smooth <= last) & inside
     band = ndimage.binary_opening(band) if rng.random() < 0.5 else band
     parts, number = ndimage.label(band)
     sizes = np.bincount(parts.reshape(-1), minlength=number + 1)[1:]
-    bounds = [part * image.size for part in REGION_VOLUME]
-    fitting = np.flatnonzero((sizes >= bounds[0]) & (sizes <= bounds[1])) + 1
-    return [parts == part for part in rng.permutation(fitting)[:wanted]]
+    fitting = np.flatnonzero(
+        (sizes >= REGION_VOLUME[0] * image.size) & (sizes <= REGION_VOLUME[1] * image.size)
+    )
+    for part in rng.permutation(fitting + 1)[:wanted]:
+        yield parts == part
+
+
+def _found_before(region: Mask, regions: Sequence[Mask]) -> bool:
+    """Whether half of a region, or of an earlier one, is in both."""
+    size = np.count_nonzero(region)
+    return any(
+        np.count_nonzero(region & other) > 0.5 * min(size, np.count_nonzero(other))
+        for other in regions
+    )
 
 
 def _largest_part(mask: Mask) -> Mask:
-    parts, number = ndimage.label(mask)
+    """The largest connected part of a mask with at least one voxel."""
+    box = ndimage.find_objects(mask.view(np.uint8))[0]
+    parts, number = ndimage.label(mask[box])
     if number <= 1:
         return mask
-    return np.asarray(parts == np.bincount(parts[mask]).argmax())
+    result = np.zeros_like(mask)
+    result[box] = parts == np.bincount(parts[mask[box]]).argmax()
+    return result
 
 
-def _fits(region: Mask) -> bool:
-    return REGION_VOLUME[0] * region.size <= np.count_nonzero(region) <= REGION_VOLUME[1] * region.size
+def _means(values: Image, label: Labels, number: int) -> Image:
+    """Mean value of each label 0..number-1 (0 for an empty one)."""
+    count = np.bincount(label.reshape(-1), minlength=number)
+    total = np.bincount(label.reshape(-1), values.reshape(-1), minlength=number)
+    return (total / np.maximum(count, 1)).astype(np.float32)
+
+
+def _cells(size: int, edge: int) -> int:
+    return max(2, round(size / edge))
+
+
+def _inside(base: View, edge: int, shape: Shape3) -> Mask:
+    """Which voxels of the base lie wholly in the volume: (B, B, B)."""
+    step = base.matrix[0, 0]
+    ramp = (np.arange(edge) - (edge - 1) / 2) * step
+    # Half a voxel of the base away from the fill outside, which interpolation mixes in.
+    axes = [
+        (c + ramp >= 0.5 * step) & (c + ramp <= n - 1 - 0.5 * step)
+        for c, n in zip(base.centre, shape, strict=True)
+    ]
+    return np.asarray(axes[0][:, None, None] & axes[1][:, None] & axes[2])
+
+
+def _centroid(region: Mask, base: View) -> Float3:
+    """Centre of gravity of a region, in voxels of the volume."""
+    edge = region.shape[0]
+    counts = [region.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
+    index = np.array([np.average(np.arange(edge), weights=count) for count in counts])
+    return base.centre + (index - (edge - 1) / 2) * base.matrix[0, 0]
 
 
 def _base_view(centre: Float3, scale: float, patch: int) -> View:

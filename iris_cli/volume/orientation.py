@@ -2,7 +2,8 @@
 
 Only axes are permuted and flipped; no voxel is interpolated and oblique volumes stay oblique.
 Which axis goes where is nibabel's `io_orientation`, its rule for ties included, so that iris
-agrees with every tool built on nibabel.
+agrees with every tool built on nibabel. At exact ties (45 degrees) that choice is not idempotent:
+the canonical grid of a canonical grid may be another one. Nothing here relies on it.
 """
 
 from __future__ import annotations
@@ -73,6 +74,10 @@ class Orientation:
     def _flip_index(self) -> tuple[Any, ...]:
         """Index that reverses the flipped axes of an array in stored axis order."""
         return (..., *(slice(None, None, -1 if flip else 1) for flip in self.flips_xyz[::-1]))
+
+
+AS_IT_IS = Orientation((0, 1, 2), (False, False, False))
+"""The orientation of arrays that are stored as they are in memory."""
 
 
 def canonical_orientation(grid: Grid) -> Orientation:

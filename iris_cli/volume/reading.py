@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +27,7 @@ from iris_cli.volume.nifti import (
     read_nifti_header,
 )
 from iris_cli.volume.orientation import Orientation, canonical_orientation
-
-if TYPE_CHECKING:
-    from iris_cli.volume.itk import ItkHeader
+from iris_cli.volume.text_volumes import TextHeader, read_text_header, read_text_volume
 
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
@@ -131,23 +129,19 @@ def read_labels(path: Path | str, *, assume_spacing: AssumedSpacing = None) -> V
 
 def read_grid(path: Path | str, *, assume_spacing: AssumedSpacing = None) -> NativeGeometry:
     """Read the geometry from the header alone; no voxel is read or verified."""
-    from iris_cli.volume.itk import read_itk_header
-
     path, ending = Path(path), known_ending(path)
     spacing = _spacing_xyz(assume_spacing)
     if ending.startswith(".nii"):
         return _native_of_nifti(read_nifti_header(path, spacing), ending, spacing)
-    return _native_of_itk(read_itk_header(path, spacing), ending, spacing)
+    return _native_of_text(read_text_header(path, spacing), ending, spacing)
 
 
 def read_class_names(path: Path | str) -> dict[int, str]:
     """Class names (value -> name) that iris wrote into a label map; empty where there are none."""
-    from iris_cli.volume.itk import read_itk_header
-
     path = Path(path)
     if known_ending(path).startswith(".nii"):
         return read_nifti_class_names(path)
-    return parse_class_names(read_itk_header(path, (1.0, 1.0, 1.0)).claim.class_names.encode())
+    return parse_class_names(read_text_header(path, (1.0, 1.0, 1.0)).claim.class_names.encode())
 
 
 def known_ending(path: Path | str) -> str:
@@ -182,10 +176,8 @@ def _read_stored(
         content = read_nifti(path, spacing)
         native = _native_of_nifti(content.header, ending, spacing)
         return content.array, native, content.header.notes
-    from iris_cli.volume.itk import read_itk
-
-    header, array = read_itk(path, spacing)
-    return array, _native_of_itk(header, ending, spacing), header.notes
+    header, array = read_text_volume(path, spacing)
+    return array, _native_of_text(header, ending, spacing), header.notes
 
 
 def _native_of_nifti(
@@ -200,8 +192,8 @@ def _native_of_nifti(
     )
 
 
-def _native_of_itk(
-    header: ItkHeader, ending: str, spacing: tuple[float, float, float] | None
+def _native_of_text(
+    header: TextHeader, ending: str, spacing: tuple[float, float, float] | None
 ) -> NativeGeometry:
     return NativeGeometry(
         grid=header.grid,

@@ -1,8 +1,9 @@
-"""The text headers of NRRD and MetaImage: what they claim about their voxels.
+"""The text headers of NRRD and MetaImage: what they claim about their voxels, and where they are.
 
-Geometry is left to SimpleITK; this module reads what must be known to verify the voxels before
-anything is allocated: sizes, type, byte order, packing, and where the bytes are. Forms that
-nobody writes for volumes (text or hex data, lists of slices, skipped lines) are refused by name.
+They are read here, not by SimpleITK: its header parsers (Teem, MetaIO) write beyond their buffers
+on damaged headers, which ends the process, and its image readers allocate what a header claims.
+The tests hold this module to SimpleITK's answers. Forms that nobody writes for volumes (text or
+hex data, lists of slices, skipped lines) are refused by name.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from iris_cli.errors import DataRefused
+from iris_cli.volume.grid import Affine
 from iris_cli.volume.payload import FIX_DAMAGED, Packing
 
 MAX_HEADER_BYTES = 1 << 20
@@ -74,10 +76,19 @@ SPATIAL_KINDS = ("domain", "space", "time", "???")
 CLASSES_KEY = "iris_classes"
 """Key of the class names in a header."""
 
-_POSITIONED_SPACES = re.compile(
-    r"(left|right)-(anterior|posterior)-superior(-time)?|LPS|LAS|RAS|LPST|LAST|RAST|scanner-xyz",
-    re.IGNORECASE,
-)
+_TO_LPS = {
+    "left-posterior-superior": (1, 1),
+    "lps": (1, 1),
+    "right-anterior-superior": (-1, -1),
+    "ras": (-1, -1),
+    "left-anterior-superior": (1, -1),
+    "las": (1, -1),
+    "scanner-xyz": (1, 1),
+}
+"""Signs of x and y that turn NRRD's spaces to LPS."""
+
+_VECTOR = re.compile(r"none|\([^()]*\)", re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?")
 
 
 @dataclass(frozen=True)
@@ -86,8 +97,8 @@ class Claim:
 
     sizes_xyz: every axis in file order. components: numbers per voxel.
     data_file: where the voxels are; `offset` bytes into it, `stored_bytes` of them (None: to the
-    end). unit: the header's unit of length. located: whether spacing or directions are given.
-    class_names: iris' JSON of class names, if there is one.
+    end). affine_lps: (4, 4) voxel indices (x, y, z) to LPS+ in `unit`; None where the header gives
+    no spacing. class_names: iris' JSON of class names, if there is one.
     """
 
     sizes_xyz: tuple[int, ...]
@@ -97,8 +108,8 @@ class Claim:
     data_file: Path
     offset: int
     stored_bytes: int | None
+    affine_lps: Affine | None
     unit: str
-    located: bool
     notes: tuple[str, ...]
     class_names: str = ""
 
@@ -118,18 +129,18 @@ def parse_nrrd(block: bytes, path: Path) -> Claim:
     for name in ("line skip", "byte skip"):
         if fields.get(name, "0") != "0":
             raise _unsupported(path, f"{name}: {fields[name]}", "no skipped bytes")
-    components, sizes = _nrrd_components(sizes, fields)
+    spatial = _nrrd_spatial_axes(len(sizes), fields)
     unit, unit_notes = _unit(_nrrd_unit(fields))
     return Claim(
-        sizes_xyz=sizes,
+        sizes_xyz=tuple(sizes[axis] for axis in spatial),
         dtype=_dtype(_NRRD_DTYPES.get(_need(fields, "type", path).lower()), fields, path),
-        components=components,
+        components=math.prod(size for axis, size in enumerate(sizes) if axis not in spatial),
         packing=_nrrd_packing(_need(fields, "encoding", path).lower(), path),
         data_file=beside(path, detached) if detached else path,
         offset=0 if detached else offset,
         stored_bytes=None,
+        affine_lps=_nrrd_affine(fields, spatial, path),
         unit=unit,
-        located="space directions" in fields or "spacings" in fields,
         notes=unit_notes + _nrrd_space_notes(fields),
         class_names=fields.get(CLASSES_KEY, ""),
     )
@@ -162,8 +173,8 @@ def parse_meta(block: bytes, path: Path) -> Claim:
         data_file=path if local else beside(path, where),
         offset=offset if local else 0,
         stored_bytes=length,
+        affine_lps=_meta_affine(fields, len(sizes), path),
         unit=unit,
-        located="ElementSpacing" in fields or "ElementSize" in fields,
         notes=unit_notes,
         class_names=fields.get(CLASSES_KEY, ""),
     )
@@ -222,22 +233,41 @@ def _nrrd_fields(block: bytes, path: Path) -> tuple[dict[str, str], int, str]:
         at = end + 1
 
 
-def _nrrd_components(sizes: tuple[int, ...], fields: dict[str, str]) -> tuple[int, tuple[int, ...]]:
-    """Axes that are no space and no time are components, as ITK takes them."""
-    vectors = re.findall(r"none|\([^)]*\)", fields.get("space directions", ""), re.IGNORECASE)
-    kinds = fields.get("kinds", "").split()
-    inner = [
-        (len(vectors) == len(sizes) and vectors[axis].lower() == "none")
-        or (
-            len(kinds) == len(sizes)
-            and kinds[axis].lower() not in ("domain", "space", "time", "???")
-        )
-        for axis in range(len(sizes))
+def _nrrd_spatial_axes(dimension: int, fields: dict[str, str]) -> list[int]:
+    """Axes of space and time; the others are components of a voxel, as ITK takes them."""
+    vectors = _VECTOR.findall(fields.get("space directions", ""))
+    kinds = fields.get("kinds", "").lower().split()
+    return [
+        axis
+        for axis in range(dimension)
+        if not (len(vectors) == dimension and vectors[axis].lower() == "none")
+        and not (len(kinds) == dimension and kinds[axis] not in SPATIAL_KINDS)
     ]
-    components = math.prod(size for size, no_space in zip(sizes, inner, strict=True) if no_space)
-    return components, tuple(
-        size for size, no_space in zip(sizes, inner, strict=True) if not no_space
-    )
+
+
+def _nrrd_affine(fields: dict[str, str], spatial: list[int], path: Path) -> Affine | None:
+    if len(spatial) < 3:  # no volume; the caller refuses it by its shape
+        return None
+    affine = np.eye(4)
+    if "space directions" in fields:
+        vectors = _VECTOR.findall(fields["space directions"])
+        if len(vectors) != _integers(fields, "dimension", path)[0]:
+            raise _bad(path, f"space directions {fields['space directions']}", "one per axis")
+        for column, axis in enumerate(spatial[:3]):
+            affine[:3, column] = _numbers(vectors[axis].strip("()"), 3, path, separator=",")
+    elif "spacings" in fields:
+        words = fields["spacings"].split()
+        if len(words) != _integers(fields, "dimension", path)[0]:
+            raise _bad(path, f"spacings {fields['spacings']}", "one per axis")
+        for column, axis in enumerate(spatial[:3]):
+            affine[column, column] = _positive(_numbers(words[axis], 1, path), path)[0]
+    else:
+        return None
+    if "space origin" in fields:
+        affine[:3, 3] = _numbers(fields["space origin"].strip("()"), 3, path, separator=",")
+    signs = _TO_LPS.get(fields.get("space", "").lower().removesuffix("-time"), (1, 1))
+    affine[:2] *= np.array(signs)[:, None]
+    return affine
 
 
 def _nrrd_packing(encoding: str, path: Path) -> Packing:
@@ -261,10 +291,31 @@ def _unit(name: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _nrrd_space_notes(fields: dict[str, str]) -> tuple[str, ...]:
-    space = fields.get("space", "")
-    if _POSITIONED_SPACES.fullmatch(space):
+    if fields.get("space", "").lower().removesuffix("-time") in _TO_LPS:
         return ()
     return ("the header does not name the patient's axes; they are taken as LPS",)
+
+
+def _meta_affine(fields: dict[str, str], dimension: int, path: Path) -> Affine | None:
+    """MetaIO's matrix holds the axes as rows; of more than three dimensions the first count."""
+    spacing = fields.get("ElementSpacing", fields.get("ElementSize"))
+    if spacing is None:
+        return None
+    edges = _positive(_numbers(spacing, dimension, path), path)
+    matrix = np.eye(dimension)
+    for name in ("TransformMatrix", "Rotation", "Orientation"):
+        if name in fields:
+            rows = _numbers(fields[name], dimension * dimension, path)
+            matrix = np.reshape(rows, (dimension, dimension))
+            break
+    affine = np.eye(4)
+    kept = min(3, dimension)
+    affine[:kept, :kept] = matrix.T[:kept, :kept] * np.array(edges[:kept])
+    for name in ("Offset", "Position", "Origin"):
+        if name in fields:
+            affine[:kept, 3] = _numbers(fields[name], dimension, path)[:kept]
+            break
+    return affine
 
 
 def _meta_fields(block: bytes, path: Path) -> tuple[dict[str, str], int]:
@@ -322,6 +373,26 @@ def _integers(
     if not words or not all(re.fullmatch(r"\d{1,18}", word) for word in words):
         raise _bad(path, f"{name} {text!r}", "whole numbers")
     return tuple(int(word) for word in words)
+
+
+def _numbers(text: str, count: int, path: Path, separator: str | None = None) -> list[float]:
+    """`count` finite numbers; anything else is a damaged header."""
+    words = [word.strip() for word in text.split(separator)]
+    if len(words) != count or not all(_NUMBER.fullmatch(word) for word in words):
+        raise _bad(path, repr(text[:80]), f"{count} finite numbers")
+    return [float(word) for word in words]
+
+
+def _positive(edges: list[float], path: Path) -> list[float]:
+    if not all(edge > 0 for edge in edges):  # a negative one would mirror: readers disagree
+        raise DataRefused(
+            "a voxel spacing is zero or negative",
+            file=path,
+            found=f"spacing {edges}",
+            expected="positive numbers",
+            fix="correct the header, for instance by exporting the volume again",
+        )
+    return edges
 
 
 def _bad(path: Path, found: str, expected: str) -> DataRefused:

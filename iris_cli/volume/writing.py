@@ -20,9 +20,8 @@ import numpy.typing as npt
 from iris_cli.errors import EnvironmentProblem, UsageError
 from iris_cli.files.publish import publish
 from iris_cli.volume.grid import Grid, GridMatch
-from iris_cli.volume.itk import IMAGE_IOS, LPS_TO_RAS
 from iris_cli.volume.nifti import CLASSES_FORMAT, COMMENT_ECODE, NiftiFields
-from iris_cli.volume.orientation import canonical_orientation
+from iris_cli.volume.orientation import AS_IT_IS
 from iris_cli.volume.payload import DEFLATE, Packing
 from iris_cli.volume.reading import (
     NativeGeometry,
@@ -32,6 +31,7 @@ from iris_cli.volume.reading import (
     smallest_label_type,
 )
 from iris_cli.volume.text_headers import CLASSES_KEY, UNIT_MM
+from iris_cli.volume.text_volumes import LPS_TO_RAS
 
 LEVEL = 1
 """Deflate level of every output: higher ones cost minutes and gain the reader nothing."""
@@ -42,6 +42,10 @@ SCANNER_CODE = 1
 """NIfTI code of an sform or qform that iris writes itself: scanner-based coordinates."""
 
 MILLIMETRES = 2
+
+IMAGE_IOS = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO"}
+"""SimpleITK's writers, by name so that it does not choose one by trying."""
+
 
 MAX_META_FIELD = 1 << 14
 """MetaIO copies fields into buffers of fixed size; longer class tables are left out."""
@@ -59,7 +63,7 @@ def write_labels(
     """Write a label map in the native orientation of its query.
 
     array: (z, y, x) whole numbers on the canonical grid; stored as the smallest integer type.
-    native: of the query; or a canonical Grid, whose voxels are stored in the order they have.
+    native: of the query; or a Grid, and the voxels are stored in the order they have.
     class_names: value -> name, kept in a NIfTI header extension (NRRD, MetaImage: in a field).
     raises UsageError for arrays of other shape or type and endings that are not written.
     """
@@ -80,8 +84,15 @@ def write_image(
 ) -> Path:
     """Write an image, (z, y, x) on the canonical grid, as numbers of `dtype`.
 
-    native and errors: as `write_labels`.
+    native and errors: as `write_labels`; types that no format holds are refused, too.
     """
+    kind = np.dtype(dtype)
+    if kind.kind not in "iuf" or kind.name in ("float16", "float128", "longdouble"):
+        raise UsageError(
+            f"images are not written as {kind.name}",
+            file=path,
+            expected="integers of 8 to 64 bits, float32 or float64",
+        )
     return _write(Path(path), array.astype(dtype, copy=False), native, {})
 
 
@@ -100,9 +111,9 @@ def _write(
             fix="use .mha",
         )
     if isinstance(native, Grid):
-        native = NativeGeometry(native, canonical_orientation(native), None, ending)
+        native = NativeGeometry(native, AS_IT_IS, None, ending)
     geometry = native
-    canonical_shape = native.canonical_grid.shape_zyx
+    canonical_shape = geometry.canonical_grid.shape_zyx
     if array.shape != canonical_shape:
         raise UsageError(
             "array and geometry do not fit",
@@ -116,21 +127,23 @@ def _write(
         if ending.startswith(".nii"):
             _write_nifti(temporary, stored, geometry, class_names)
         else:
-            _write_itk(temporary, stored, geometry, class_names)
+            _write_text_volume(temporary, stored, geometry, class_names)
 
-    return publish(path, write, verify=lambda temporary: _verify(temporary, path, array, geometry))
+    return publish(path, write, verify=lambda temporary: _verify(temporary, path, stored, geometry))
 
 
-def _verify(temporary: Path, path: Path, array: npt.NDArray[Any], native: NativeGeometry) -> None:
+def _verify(temporary: Path, path: Path, stored: npt.NDArray[Any], native: NativeGeometry) -> None:
     """Read the file again; every voxel and the grid must be what was asked for."""
-    read = read_labels if array.dtype.kind in "iu" else read_image
-    back = read(temporary, assume_spacing=native.assumed_spacing_xyz)
-    same = back.grid.compare(native.canonical_grid) is GridMatch.EQUAL
-    if not (same and np.array_equal(back.array, array, equal_nan=array.dtype.kind == "f")):
+    read = read_labels if stored.dtype.kind in "iu" else read_image
+    volume = read(temporary, assume_spacing=native.assumed_spacing_xyz)
+    # As stored, not as canonical: at ties of 45 degrees rounding decides which axis goes where.
+    back, grid = volume.native.orientation.restore(volume.array), volume.native.grid
+    same = grid.compare(native.grid) is GridMatch.EQUAL
+    if not (same and np.array_equal(back, stored, equal_nan=stored.dtype.kind == "f")):
         raise EnvironmentProblem(
             "the written file does not read back as it should",
             file=path,
-            found="other voxels" if same else f"grid {back.grid.to_json()}",
+            found="other voxels" if same else f"grid {grid.to_json()}",
             expected="what was written",
             fix="check disk and memory of this machine; the file was not published",
         )
@@ -228,7 +241,7 @@ def _pieces(stored: npt.NDArray[Any]) -> Iterator[memoryview]:
         yield view[start : start + PIECE_BYTES]
 
 
-def _write_itk(
+def _write_text_volume(
     temporary: Path,
     stored: npt.NDArray[Any],
     native: NativeGeometry,

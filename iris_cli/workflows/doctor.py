@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from iris_cli import __version__
+
 _REQUIRED = (
     "torch", "numpy", "scipy", "nibabel", "SimpleITK", "blosc2", "batchgenerators", "acvl-utils",
     "pydantic", "safetensors", "pytorch-optimizer", "typer", "rich", "matplotlib", "tensorboard",
@@ -43,7 +45,7 @@ class Check:
 def examine(folder: Path) -> list[Check]:
     """Look at the machine; `folder` is where outputs would go (its disk is measured)."""
     return [
-        Check("iris", _version("iris-segmentation") or "not installed as a package"),
+        Check("iris", __version__),
         Check("Python", f"{platform.python_version()} on {platform.platform()}"),
         *_packages(),
         *_compute(),

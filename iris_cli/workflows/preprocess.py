@@ -108,8 +108,7 @@ def payloads_of_set(
         )
     folder = plan.store_folder(workspace, name)
     return [
-        _payload(folder, name, planned, cases[case], role)
-        for case, role in sorted(roles.items())
+        _payload(folder, name, planned, cases[case], role) for case, role in sorted(roles.items())
     ]
 
 

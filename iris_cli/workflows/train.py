@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from iris_cli import __version__
 from iris_cli.errors import DataRefused, UsageError
 from iris_cli.execution.signals import StopRequest
 from iris_cli.files.publish import publish_json
@@ -168,7 +169,7 @@ def _write_manifest(folder: Path, plan: Plan, workspace: Path, device: str) -> N
     publish_json(
         path,
         {
-            "iris": importlib.metadata.version("iris-segmentation"),
+            "iris": __version__,
             "python": platform.python_version(),
             "packages": {name: importlib.metadata.version(name) for name in packages},
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],

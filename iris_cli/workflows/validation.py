@@ -45,7 +45,9 @@ class InContextValidation:
             return None
 
         def validate(network: IrisNetwork, step: int) -> Mapping[str, float]:
-            card = ModelCard.of(network, name="validation", version=str(step), s0=plan.s0, patch=plan.patch)
+            card = ModelCard.of(
+                network, name="validation", version=str(step), s0=plan.s0, patch=plan.patch
+            )
             return _figures(jobs, Model(network, card), device)
 
         return validate

@@ -114,6 +114,13 @@ def test_a_class_that_nobody_contoured_is_not_scored(folders: tuple[Path, Path])
     assert found["iris"]["classes"]["b"]["cases_not_annotated"] == 1
 
 
+def test_where_absent_means_not_contoured_it_is_not_scored(folders: tuple[Path, Path]) -> None:
+    iris = evaluate_folders(*folders, (A, B), absent_is_background=False).to_json()["iris"]
+    assert iris["classes"]["b"]["cases_without_class"] == 0
+    assert iris["classes"]["b"]["false_positive_rate"] is None
+    assert iris["classes"]["b"]["cases_not_annotated"] == 2
+
+
 def test_regions_and_ignored_voxels_are_counted_as_nnunet_does(tmp_path: Path) -> None:
     prediction, truth = tmp_path / "p", tmp_path / "t"
     write(truth, "x.nii.gz", labels(v1=3, v2=3, v9=10))

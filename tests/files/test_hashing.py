@@ -38,7 +38,9 @@ def test_dtype_shape_voxels_and_affine_matter() -> None:
 
 def test_negative_zero_in_an_affine_is_zero() -> None:
     array = np.zeros((1, 1, 1), np.uint8)
-    assert hash_array(array, np.eye(4)) == hash_array(array, np.eye(4) * 1.0 - 0.0 * np.ones((4, 4)))
+    assert hash_array(array, np.eye(4)) == hash_array(
+        array, np.eye(4) * 1.0 - 0.0 * np.ones((4, 4))
+    )
     assert hash_array(array, -0.0 * np.eye(4)) == hash_array(array, 0.0 * np.eye(4))
 
 

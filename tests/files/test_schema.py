@@ -40,7 +40,9 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
     assert str(path) in message
 
 
-@pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"training": 3}', '{"training": {"steps": "x"}}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[" * 100_000, '{"training": 3}', '{"training": {"steps": "x"}}']
+)
 def test_broken_files_are_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(DataRefused) as caught:
         read_record(_write(tmp_path / "p.json", text), _Outer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -82,10 +83,10 @@ def test_labels_come_back_on_the_native_grid(
     volume = read_image(write_query("q.nii.gz", (21, 40, 40), spacing_xyz=(1.0, 1.0, 2.5)))
     prediction = predict_volume(model, make_task(), volume)
     assert prediction.labels.shape == volume.array.shape
-    assert prediction.windows == 8
+    assert prediction.windows == 2  # 35 x 27 x 27 working voxels
 
 
-@pytest.mark.parametrize("spacing_xyz", [(1.5, 1.5, 1.5), (0.9, 1.3, 2.1)])
+@pytest.mark.parametrize("spacing_xyz", [(1.5, 1.5, 1.5), (0.875, 1.25, 2.0)])
 def test_eight_stored_orientations_give_equal_voxels(
     model: Model, make_task: MakeTask, tmp_path: Path, spacing_xyz: tuple[float, float, float]
 ) -> None:
@@ -94,28 +95,20 @@ def test_eight_stored_orientations_give_equal_voxels(
     grid = Grid.from_spacing(shape, spacing_xyz, (30.0, -20.0, 70.0))
     found = []
     for flips in itertools.product([1, -1], repeat=3):
-        stored = image[:: flips[2], :: flips[1], :: flips[0]]
         affine = grid.affine.copy()
         for axis, flip in enumerate(flips):
             if flip < 0:
                 affine[:3, 3] += affine[:3, axis] * (grid.shape_xyz[axis] - 1)
                 affine[:3, axis] *= -1
-        name = "".join("+-"[flip < 0] for flip in flips)
-        path = write_image(tmp_path / f"{name}.nii.gz", stored, _stored(Grid(shape, affine)))
+        stored = image.T[:: flips[0], :: flips[1], :: flips[2]]
+        path = tmp_path / f"{''.join('+-'[flip < 0] for flip in flips)}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(stored, affine), path)
         volume = read_image(path)
         np.testing.assert_array_equal(volume.array, image)
         found.append(predict_volume(model, task, volume).labels)
     assert len(np.unique(found[0])) > 2
     for labels in found[1:]:
         np.testing.assert_array_equal(labels, found[0])
-
-
-def _stored(grid: Grid) -> object:
-    """A geometry that writes voxels in the order they have."""
-    from iris_cli.volume.orientation import Orientation
-    from iris_cli.volume.reading import NativeGeometry
-
-    return NativeGeometry(grid, Orientation((0, 1, 2), (False,) * 3), None, ".nii.gz")
 
 
 def test_another_look_than_the_tasks_modality_is_flagged(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def test_colours_of_neighbours_differ() -> None:
     assert len(set(colours)) == 59
     assert all(
         sum(abs(a - b) for a, b in zip(one, other, strict=True)) > 60
-        for one, other in zip(colours, colours[1:], strict=False)
+        for one, other in itertools.pairwise(colours)
     )
 
 

@@ -97,7 +97,7 @@ def test_logits_from_the_memory_bank(vectors: Vectors) -> None:
     vectors.check("logits_bank", vectors.network.decode(_features(vectors, "query"), tokens))
 
 
-def test_released_state_dict_has_the_same_tensors_in_the_same_order() -> None:
+def test_released_state_dict_has_exactly_the_published_tensors() -> None:
     with torch.device("meta"):
         network = IrisNetwork(NetworkConfig.released())
     found = [(k, list(v.shape), str(v.dtype)) for k, v in network.state_dict().items()]
@@ -114,11 +114,12 @@ def test_without_bank_the_other_tensors_stay() -> None:
     assert set(network.state_dict()) == parameters
 
 
-@pytest.mark.slow
 def test_released_widths() -> None:
     vectors, probe, weights = full_width()
-    found = [(float(w.flatten()[0]), float(w.flatten()[-1]), float(w.double().sum()))
-             for w in weights.values()]
+    found = [
+        (float(w.flatten()[0]), float(w.flatten()[-1]), float(w.double().sum()))
+        for w in weights.values()
+    ]
     torch.testing.assert_close(torch.tensor(found, dtype=torch.float64), torch.from_numpy(probe))
     reference, query = _features(vectors, "ref"), _features(vectors, "query")
     vectors.check("ref_feat0", reference[0])

@@ -1,4 +1,4 @@
-"""One case into the store: what is stored, what is kept, what is computed again, what is refused."""
+"""One case into the store: what is stored, kept, computed again, and refused."""
 
 import dataclasses
 import json
@@ -207,6 +207,15 @@ def test_a_grid_that_differs_by_rounding_is_taken_for_the_image_s_and_said(
     result = preprocess_case(payload)
     assert any("rounding" in note for note in result.receipt["notes"])
     assert open_case(payload.folder, "a").stored.grid["shape_zyx"] == [24, 16, 20]
+
+
+def test_a_channel_that_differs_by_rounding_is_stored_on_the_first_one_s_grid(
+    payload: PreprocessPayload,
+) -> None:
+    write_image(payload.images[1], picture(blobs(0), 1), moved(0.05))
+    preprocess_case(payload)
+    first, second = (open_case(payload.folder, name).stored for name in ("a", "a@1"))
+    assert second.grid == first.grid
 
 
 def test_undeclared_values_are_refused(payload: PreprocessPayload) -> None:

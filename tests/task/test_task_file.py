@@ -169,15 +169,12 @@ def test_a_hostile_class_name_is_refused(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * 200_000, '{"a":' * 100_000, "1" * 100_000, "NaN", '{"format": NaN}', "\ud800", "{}"],
-    ids=["brackets", "braces", "digits", "nan", "inner-nan", "surrogate", "empty"],
+    ["[" * 200_000, '{"a":' * 100_000, "1" * 100_000, "NaN", '{"format": NaN}', "{}"],
+    ids=["brackets", "braces", "digits", "nan", "inner-nan", "empty"],
 )
 def test_a_header_that_is_no_header_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.task.pt"
-    try:
-        path.write_bytes(forge(make_task(), text))
-    except UnicodeEncodeError:
-        pytest.skip("not even writable")
+    path.write_bytes(forge(make_task(), text))
     with pytest.raises(DataRefused):
         read_task(path)
 

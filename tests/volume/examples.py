@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import math
 from pathlib import Path
@@ -64,13 +65,34 @@ def some_labels(shape_zyx: tuple[int, int, int] = SHAPE_ZYX, top: int = 7) -> np
 
 
 def save_nifti(path: Path, stored_zyx: np.ndarray[Any, Any], affine: Any, **fields: Any) -> Path:
-    """A NIfTI-1 file as nibabel writes it; `fields` overrides header fields one by one."""
+    """A NIfTI-1 file as nibabel writes it, sform and qform set; `fields` overrides its header."""
     image = nibabel.Nifti1Image(stored_zyx.T, affine)
+    image.set_qform(affine, code=1)
     image.header.set_xyzt_units("mm")
-    for name, value in fields.items():
-        image.header[name] = value
     nibabel.save(image, path)
+    if fields:
+        # Behind nibabel's back: it makes the fields of an image consistent when it saves.
+        packed = path.name.endswith(".gz")
+        content = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
+        header = nibabel.Nifti1Header(content[:348], check=False)
+        for name, value in fields.items():
+            header[name] = value
+        content = header.binaryblock + content[348:]
+        path.write_bytes(gzip.compress(content) if packed else content)
     return path
+
+
+def itk_image(stored: np.ndarray[Any, Any], affine: np.ndarray[Any, Any]) -> Any:
+    """A SimpleITK image of a stored array; the affine is RAS+."""
+    import SimpleITK
+
+    lps = np.diag([-1.0, -1.0, 1.0])
+    image = SimpleITK.GetImageFromArray(stored)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin((lps @ affine[:3, 3]).tolist())
+    image.SetDirection((lps @ affine[:3, :3] / spacing).ravel().tolist())
+    return image
 
 
 def patch(path: Path, offset: int, content: bytes) -> Path:

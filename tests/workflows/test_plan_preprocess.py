@@ -37,9 +37,7 @@ def planned(workspace: Path, **options: Any) -> PlanReport:
 
 def contents(workspace: Path) -> dict[str, Any]:
     files = sorted((workspace / "preprocessed").rglob("*.json"))
-    return {
-        str(f.relative_to(workspace)): json.loads(f.read_text())["content"] for f in files
-    }
+    return {str(f.relative_to(workspace)): json.loads(f.read_text())["content"] for f in files}
 
 
 def test_plan_writes_what_it_returns(workspace: Path) -> None:

@@ -1,13 +1,10 @@
-"""NRRD and MetaImage volumes: geometry by SimpleITK, voxels by `payload`.
+"""NRRD and MetaImage volumes: verified voxels, and their place in RAS+ millimetres.
 
-SimpleITK says LPS+ millimetres; everything here turns to RAS+ by exact changes of sign. Its
-readers check neither sizes nor checksums and allocate what a header claims, so it is asked for
-the header only, and must agree with `text_headers` on every size before a voxel is read.
+Both formats say LPS+; the change to RAS+ is one of signs only, so it is exact.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iris_cli.errors import DataRefused
-from iris_cli.volume.grid import Affine, Grid
+from iris_cli.volume.grid import Grid
 from iris_cli.volume.nifti import (
     assumed_note,
     located_grid,
@@ -36,11 +33,9 @@ from iris_cli.volume.text_headers import MAX_HEADER_BYTES, UNIT_MM, Claim, parse
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
-IMAGE_IOS = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
-
 
 @dataclass(frozen=True)
-class ItkHeader:
+class TextHeader:
     """A header after the checks that need no voxel."""
 
     claim: Claim
@@ -49,7 +44,7 @@ class ItkHeader:
     notes: tuple[str, ...]
 
 
-def read_itk_header(path: Path, assume_spacing_xyz: tuple[float, ...] | None) -> ItkHeader:
+def read_text_header(path: Path, assume_spacing_xyz: tuple[float, ...] | None) -> TextHeader:
     """Header and geometry only."""
     with opened(path) as (file, _):
         block = file.read(MAX_HEADER_BYTES)
@@ -67,14 +62,14 @@ def read_itk_header(path: Path, assume_spacing_xyz: tuple[float, ...] | None) ->
     with opened(claim.data_file) as (_, size):
         check_claim(claim.data_file, claim.voxel_bytes, _stored(claim, size), claim.packing)
     grid, assumed, notes = _geometry(path, claim, shape_xyz, assume_spacing_xyz)
-    return ItkHeader(claim, grid, assumed, claim.notes + notes)
+    return TextHeader(claim, grid, assumed, claim.notes + notes)
 
 
-def read_itk(
+def read_text_volume(
     path: Path, assume_spacing_xyz: tuple[float, ...] | None
-) -> tuple[ItkHeader, npt.NDArray[Any]]:
+) -> tuple[TextHeader, npt.NDArray[Any]]:
     """Header and stored array (z, y, x) in native byte order, verified to the last byte."""
-    header = read_itk_header(path, assume_spacing_xyz)
+    header = read_text_header(path, assume_spacing_xyz)
     claim = header.claim
     with opened(claim.data_file) as (file, _):
         file.seek(claim.offset)
@@ -109,46 +104,12 @@ def _geometry(
     shape_xyz: tuple[int, int, int],
     assume_spacing_xyz: tuple[float, ...] | None,
 ) -> tuple[Grid, bool, tuple[str, ...]]:
-    if not claim.located:
+    if claim.affine_lps is None:
         if assume_spacing_xyz is None:
             raise unlocated(path, "no spacing and no directions")
         grid = Grid.from_spacing(shape_xyz[::-1], assume_spacing_xyz)
         return grid, True, (assumed_note(assume_spacing_xyz),)
-    affine = _affine_lps(path, shape_xyz)
+    affine = LPS_TO_RAS @ claim.affine_lps
     affine[:3] *= UNIT_MM[claim.unit]
-    grid, notes = straightened(located_grid(shape_xyz[::-1], LPS_TO_RAS @ affine, path))
+    grid, notes = straightened(located_grid(shape_xyz[::-1], affine, path))
     return grid, False, notes
-
-
-def _affine_lps(path: Path, shape_xyz: tuple[int, int, int]) -> Affine:
-    """(4, 4) affine as SimpleITK reads it, in the header's unit."""
-    import SimpleITK
-
-    reader = SimpleITK.ImageFileReader()
-    reader.SetImageIO(IMAGE_IOS[path.suffix.lower()])
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-        size, dimension = tuple(reader.GetSize()), reader.GetDimension()
-        direction = np.reshape(reader.GetDirection(), (dimension, dimension))
-        spacing, origin = np.array(reader.GetSpacing()), np.array(reader.GetOrigin())
-        components = reader.GetNumberOfComponents()
-    except RuntimeError as error:
-        raise _refused_by_itk(path, str(error).strip().splitlines()[-1]) from error
-    same = size[:3] == shape_xyz and math.prod(size) == math.prod(shape_xyz)
-    if not same or components != 1:
-        raise _refused_by_itk(path, f"size {size} with {components} components, not {shape_xyz}")
-    affine = np.eye(4)
-    affine[:3, :3] = direction[:3, :3] * spacing[:3]
-    affine[:3, 3] = origin[:3]
-    return affine
-
-
-def _refused_by_itk(path: Path, found: str) -> DataRefused:
-    return DataRefused(
-        "SimpleITK does not read this header",
-        file=path,
-        found=found,
-        expected="a header that every reader takes alike",
-        fix="export the volume again, for instance as .nii.gz",
-    )

@@ -1,0 +1,95 @@
+"""`iris encode-task`: references, once, into a task file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from iris_cli.commands._options import Device, Json, Model, Quiet, Verbose
+from iris_cli.commands._output import Output
+from iris_cli.commands._references import (
+    Cases,
+    Classes,
+    Images,
+    LabelMaps,
+    LabelsFile,
+    comma_separated,
+    reference_source,
+)
+from iris_cli.commands._running import progress_of
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command("encode-task")(encode_task)
+
+
+def encode_task(
+    references: Annotated[
+        Path | None,
+        typer.Argument(help="Folder: images/ + labels/, imagesTr/ + labelsTr/, or pairs."),
+    ] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Names of label values.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Task file, NAME.task.pt.")] = Path(
+        "default.task.pt"
+    ),
+    images: Images = None,
+    labels: LabelMaps = None,
+    labels_file: LabelsFile = None,
+    cases: Cases = None,
+    classes: Classes = None,
+    modality: Annotated[
+        str | None, typer.Option(help="ct or other; by default declared or guessed.")
+    ] = None,
+    spacing: Annotated[
+        float | None, typer.Option(min=1e-6, help="Working spacing in mm; by default by the rule.")
+    ] = None,
+    channel: Annotated[int, typer.Option(min=0, help="Channel of the images.")] = 0,
+    model: Model = None,
+    device: Device = "auto",
+    as_json: Json = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Encode a task from reference images with label maps.
+
+    Example: iris encode-task refs/ liver=1 spleen=2 -o abdomen.task.pt
+    """
+    from iris_cli.workflows.convert import parse_modality
+    from iris_cli.workflows.devices import choose_device
+    from iris_cli.workflows.encode_task import encode_task as encode
+
+    out = Output.choose(as_json, verbose, quiet)
+    folder, names = _folder_or_name(references, names or [])
+    report = encode(
+        reference_source(folder, images, labels, names, labels_file, cases),
+        output,
+        model=model,
+        classes=comma_separated(classes) if classes else None,
+        modality=parse_modality(modality),
+        spacing_mm=spacing,
+        channel=channel,
+        device=choose_device(device),
+        progress=progress_of(out),
+    )
+    out.result(report.to_json())
+    rows = report.class_rows()
+    out.table(str(report.path), tuple(rows[0]), [tuple(row.values()) for row in rows])
+    header = report.task.header
+    out.line(f"modality {header.modality}; working spacing {header.spacing_reason}")
+    for number, name in enumerate(report.references, start=1):
+        out.explain(f"reference {number}: {name}")
+    for warning in header.warnings:
+        out.say(f"warning: {warning}")
+    out.say(f"next: iris predict -t {report.path} -i IN -o OUT")
+
+
+def _folder_or_name(folder: Path | None, names: list[str]) -> tuple[Path | None, list[str]]:
+    """With --image and --label the first word may already be a name=value."""
+    if folder is not None and "=" in folder.name and not folder.exists():
+        return None, [str(folder), *names]
+    return folder, names

@@ -1,0 +1,114 @@
+"""`iris predict`: label maps for a folder, a file or a list of volumes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from iris_cli.commands._options import Device, Json, Model, Quiet, Verbose, Workers
+from iris_cli.commands._output import Output
+from iris_cli.commands._references import (
+    Cases,
+    Classes,
+    LabelsFile,
+    comma_separated,
+    reference_source,
+)
+from iris_cli.commands._running import leave_with, progress_of, show_failures
+from iris_cli.execution.signals import StopRequest
+
+if TYPE_CHECKING:
+    from iris_cli.workflows.predict import PredictEstimate, PredictReport
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command("predict")(predict)
+
+
+def predict(
+    inputs: Annotated[
+        list[Path], typer.Option("--input", "-i", help="Folder, volume, or text file of paths.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the label maps.")],
+    task: Annotated[Path | None, typer.Option("--task", "-t", help="Task file.")] = None,
+    references: Annotated[
+        Path | None, typer.Option("--refs", help="References in place of a task.")
+    ] = None,
+    labels_file: LabelsFile = None,
+    cases: Cases = None,
+    classes: Classes = None,
+    spacing: Annotated[
+        float | None, typer.Option("--assume-spacing", help="mm, for files without position.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what, how long and how much memory; do nothing.")
+    ] = False,
+    model: Model = None,
+    device: Device = "auto",
+    workers: Workers = 0,
+    as_json: Json = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Segment volumes by a task; a rerun computes only what is missing.
+
+    Example: iris predict -t liver.task.pt -i scans/ -o segmentations/ -j 2
+    """
+    from iris_cli.workflows import predict as workflow
+    from iris_cli.workflows.devices import choose_device
+
+    out = Output.choose(as_json, verbose, quiet)
+    settings = workflow.PredictSettings(
+        model=model,
+        classes=tuple(comma_separated(classes)) if classes else None,
+        device=choose_device(device),
+        workers=workers,
+        assume_spacing=spacing,
+    )
+    source = reference_source(references, (), (), (), labels_file, cases) if references else None
+    if dry_run:
+        _show_estimate(
+            out,
+            workflow.dry_run(inputs, output, task=task, references=source, settings=settings),
+        )
+        return
+    with StopRequest() as stop:
+        report = workflow.predict(
+            inputs,
+            output,
+            task=task,
+            references=source,
+            settings=settings,
+            progress=progress_of(out),
+            stop=stop,
+        )
+    _show_report(out, report)
+    leave_with(report.exit_code)
+
+
+def _show_report(out: Output, report: PredictReport) -> None:
+    out.result(report.to_json())
+    rows = report.case_rows()
+    if rows:
+        out.table(str(report.output), tuple(rows[0]), [tuple(row.values()) for row in rows])
+    for case, flags in report.flags().items():
+        for flag in flags:
+            out.say(f"flag: {case}: {flag}")
+    show_failures(out, report.run)
+
+
+def _show_estimate(out: Output, estimate: PredictEstimate) -> None:
+    out.result(estimate.to_json())
+    rows = [
+        (case.case, case.windows, round(case.seconds, 1), round(case.memory_mb), case.problem or "")
+        for case in estimate.cases
+    ]
+    out.table("dry run", ("case", "windows", "seconds", "memory MB", "problem"), rows)
+    out.line(
+        f"{len(rows)} cases, {len(estimate.classes)} classes at "
+        f"{estimate.task.header.spacing_mm:.4g} mm: about {estimate.seconds:.0f} s and "
+        f"{estimate.memory_mb:.0f} MB"
+    )

@@ -1,0 +1,207 @@
+"""`iris encode-task`: references into a task file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iris_cli.dataset.classes import ClassLabel, Modality, pick_classes
+from iris_cli.dataset.references import References, find_references, references_from_pairs
+from iris_cli.errors import DataRefused, UsageError
+from iris_cli.execution.progress import Progress, SilentProgress
+from iris_cli.files.publish import remove_leftovers
+from iris_cli.model.model import Model, load_model
+from iris_cli.task.encoding import Reference, encode_references
+from iris_cli.task.task_file import TASK_ENDING, Task, write_task
+from iris_cli.volume.reading import read_labels
+
+
+@dataclass(frozen=True)
+class ReferenceSource:
+    """Where references come from: a folder, or pairs of image and label map.
+
+    names: `name=value` arguments. labels_file: JSON with class names. cases: names of the cases
+    of the folder to use, default all.
+    """
+
+    folder: Path | None = None
+    pairs: tuple[tuple[Path, Path], ...] = ()
+    names: tuple[str, ...] = ()
+    labels_file: Path | None = None
+    cases: tuple[str, ...] | None = None
+
+    def find(self, channel: int = 0) -> References:
+        """The references with all classes they declare; label maps are read only if they must.
+
+        raises UsageError where both or neither of folder and pairs are given.
+        """
+        if (self.folder is None) == (not self.pairs):
+            raise UsageError(
+                "references are one folder, or pairs of image and label map",
+                found="both" if self.pairs else "neither",
+                fix="give REFS, or --image A --label B once for each reference",
+            )
+        if self.folder is None:
+            found = references_from_pairs(
+                self.pairs, labels_file=self.labels_file, names=self.names
+            )
+        else:
+            found = find_references(
+                self.folder,
+                labels_file=self.labels_file,
+                names=self.names,
+                cases=self.cases,
+                channel=channel,
+            )
+        if found.classes is None:
+            values = {
+                int(v) for pair in found.pairs for v in np.unique(read_labels(pair.label).array)
+            }
+            found = found.with_values(values)
+        return found
+
+
+@dataclass(frozen=True)
+class EncodeReport:
+    """The task, where it was written, and the references in the order its warnings number them."""
+
+    task: Task
+    path: Path
+    references: tuple[str, ...]
+
+    def class_rows(self) -> list[dict[str, Any]]:
+        """One row per class for a table."""
+        return [
+            {
+                "class": entry.name,
+                "value": entry.value,
+                "references": entry.references,
+                "crops": entry.crops,
+                "voxels": entry.voxels,
+                "coverage": f"{entry.coverage:.0%}",
+            }
+            for entry in self.task.header.classes
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values only."""
+        return {
+            "task": str(self.path),
+            "fingerprint": self.task.fingerprint(),
+            "references": list(self.references),
+            "header": self.task.header.model_dump(mode="json"),
+        }
+
+
+def encode_task(
+    source: ReferenceSource,
+    output: Path,
+    *,
+    model: Model | str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    modality: Modality | None = None,
+    spacing_mm: float | None = None,
+    channel: int = 0,
+    licence: str | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> EncodeReport:
+    """Encode references and publish the task file.
+
+    model: a loaded model, a name or a folder; None is the one that ships. classes: names to keep.
+    modality, spacing_mm, channel, licence: as `task.encoding.encode_references`; a modality that
+    the references declare is used unless one is given.
+    raises UsageError, DataRefused as `find_references` and `encode_references` do.
+    """
+    if not output.name.endswith(TASK_ENDING) or output.name == TASK_ENDING:
+        raise UsageError(
+            "a task file has another ending",
+            file=output,
+            expected=f"NAME{TASK_ENDING}",
+            fix=f"call it {output.name.partition('.')[0] or 'task'}{TASK_ENDING}",
+        )
+    references = source.find(channel)
+    task = encode_found(
+        references,
+        model if isinstance(model, Model) else load_model(model, device=device),
+        classes=classes,
+        modality=modality,
+        spacing_mm=spacing_mm,
+        licence=licence,
+        device=device,
+        progress=progress,
+    )
+    remove_leftovers(output.parent, output.name)
+    path = write_task(output, task)
+    return EncodeReport(task, path, tuple(pair.name for pair in references.pairs))
+
+
+def encode_found(
+    references: References,
+    model: Model,
+    *,
+    classes: Sequence[str] | None = None,
+    modality: Modality | None = None,
+    spacing_mm: float | None = None,
+    licence: str | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Task:
+    """Encode references that were found; nothing is written."""
+    declared = references.classes or ()
+    progress = progress or SilentProgress()
+    names = [pair.name for pair in references.pairs]
+
+    def on_reference(done: int, total: int) -> None:
+        progress.advance(names[done - 1], "done")
+
+    progress.start(len(names), "encode")
+    try:
+        return encode_references(
+            model,
+            [Reference(pair.image, pair.label, pair.not_annotated) for pair in references.pairs],
+            _pick(declared, classes, references),
+            ignore_value=references.ignore_value,
+            other_values=[value for label in declared for value in label.values],
+            modality=modality or _declared_modality(references),
+            spacing_mm=spacing_mm,
+            channel=references.channel,
+            licence=licence,
+            device=device,
+            on_reference=on_reference,
+        )
+    finally:
+        progress.finish()
+
+
+def _pick(
+    declared: Sequence[ClassLabel], classes: Sequence[str] | None, references: References
+) -> Sequence[ClassLabel]:
+    if classes:
+        return pick_classes(declared, classes)
+    if not declared:
+        raise DataRefused(
+            "the label maps of the references hold no class",
+            file=", ".join(str(pair.label) for pair in references.pairs),
+            found="nothing but zeros",
+            expected="at least one value above 0",
+            fix="choose other references",
+        )
+    return declared
+
+
+def _declared_modality(references: References) -> Modality | None:
+    """What the references say they are; None leaves it to the voxels."""
+    declared = {pair.modality for pair in references.pairs if pair.modality is not None}
+    if len(declared) > 1:
+        raise DataRefused(
+            "the references are declared to be of different modalities",
+            found=", ".join(f"{pair.name}: {pair.modality}" for pair in references.pairs),
+            expected="ct for all of them, or other for all of them",
+            fix="say which it is with --modality, or encode one task for each",
+        )
+    return references.modality

@@ -1,0 +1,177 @@
+"""`iris evaluate`: predictions against label maps, into summary.json and summary.csv."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iris_cli.dataset.classes import (
+    ClassLabel,
+    ClassTable,
+    classes_from_values,
+    pick_classes,
+)
+from iris_cli.dataset.dataset_json import FILE_NAME, DatasetJson, read_dataset_json
+from iris_cli.dataset.label_files import LABELS_FILE, named_classes, read_labels_file
+from iris_cli.errors import DataRefused
+from iris_cli.evaluation.summary import Summary, evaluate_folders, write_summary
+from iris_cli.execution.progress import Progress
+from iris_cli.volume.reading import is_volume, read_labels
+
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class EvaluateReport:
+    """The summary, where it was written, and what should be known about the choice of classes."""
+
+    summary: Summary
+    path: Path
+    notes: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        return self.summary.exit_code
+
+    def class_rows(self) -> list[dict[str, Any]]:
+        """One row per class for a table, the headline last."""
+        found = self.summary.to_json()["iris"]
+        rows = [
+            {
+                "class": name,
+                "Dice": item["dice"]["mean"],
+                "low": item["dice"]["low"],
+                "high": item["dice"]["high"],
+                "cases": item["cases_with_class"],
+                "absent": item["cases_without_class"],
+                "false positives": item["false_positive_rate"],
+            }
+            for name, item in found["classes"].items()
+        ]
+        headline = found["headline_dice"]
+        last = {"class": "mean", "Dice": headline["mean"], "low": headline["low"]}
+        last |= {"high": headline["high"], "cases": found["cases"]}
+        return [*rows, {**last, "absent": None, "false positives": None}]
+
+    def to_json(self) -> dict[str, Any]:
+        """The section `iris` of the summary, and where all of it stands; JSON values only."""
+        found: dict[str, Any] = self.summary.to_json()["iris"]
+        return {"summary": str(self.path), "notes": list(self.notes), **found}
+
+
+def evaluate(
+    predictions: Path,
+    truth: Path,
+    *,
+    output: Path | None = None,
+    labels_file: Path | None = None,
+    names: Sequence[str] = (),
+    classes: Sequence[str] | None = None,
+    cases: Sequence[str] | None = None,
+    seed: int = 0,
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> EvaluateReport:
+    """Score the label maps of one folder against those of another.
+
+    output: the summary, by default summary.json among the predictions.
+    names, labels_file: class names, as for references; by default those of dataset.json or
+    labels.json in or above `truth`, else of labels.json among the predictions, else every value of
+    the truth is a class. Of classes found by default, those that the predictions' labels.json does
+    not know are left out, with a note; `classes` picks otherwise. cases: names of those to score.
+    Subjects, ignored value and classes that were not contoured come from dataset.json.
+    raises DataRefused where no case can be scored or the two tables give a class other values.
+    """
+    dataset = _dataset_json(truth)
+    table, given = _class_table(predictions, truth, dataset, labels_file, names)
+    chosen, notes = _choose(table, predictions, classes, given)
+    section = None if dataset is None else dataset.iris
+    summary = evaluate_folders(
+        predictions,
+        truth,
+        chosen,
+        ignore_value=table.ignore_value,
+        subjects=None if section is None else section.subjects,
+        not_annotated=None
+        if section is None
+        else {case: frozenset(names) for case, names in section.not_annotated.items()},
+        absent_is_background=section is None or section.absent_means == "background",
+        cases=cases,
+        seed=seed,
+        workers=workers,
+        progress=progress,
+    )
+    path = write_summary(output or predictions / SUMMARY, summary)
+    return EvaluateReport(summary, path, notes)
+
+
+def _dataset_json(truth: Path) -> DatasetJson | None:
+    for folder in (truth, truth.absolute().parent):
+        if (folder / FILE_NAME).is_file():
+            return read_dataset_json(folder / FILE_NAME)
+    return None
+
+
+def _class_table(
+    predictions: Path,
+    truth: Path,
+    dataset: DatasetJson | None,
+    labels_file: Path | None,
+    names: Sequence[str],
+) -> tuple[ClassTable, bool]:
+    """The classes of the truth, and whether the user gave them."""
+    given = named_classes(None, labels_file, names)
+    if given is not None:
+        ignore = given.ignore_value
+        if ignore is None and dataset is not None:
+            ignore = dataset.class_table().ignore_value
+        return dataclasses.replace(given, ignore_value=ignore), True
+    if dataset is not None:
+        return dataset.class_table(), False
+    for folder in (truth, truth.absolute().parent, predictions):
+        if (folder / LABELS_FILE).is_file():
+            return read_labels_file(folder / LABELS_FILE), False
+    return ClassTable(classes_from_values(_values(truth))), False
+
+
+def _values(folder: Path) -> set[int]:
+    found: set[int] = set()
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    for path in paths:
+        if path.is_file() and is_volume(path):
+            found |= {int(value) for value in np.unique(read_labels(path).array)}
+    if not found - {0}:
+        raise DataRefused(
+            "the label maps hold no class", file=folder, fix="check the folder of the truth"
+        )
+    return found
+
+
+def _choose(
+    table: ClassTable, predictions: Path, classes: Sequence[str] | None, given: bool
+) -> tuple[tuple[ClassLabel, ...], tuple[str, ...]]:
+    chosen = pick_classes(table.classes, classes) if classes else table.classes
+    path = predictions / LABELS_FILE
+    if not path.is_file():
+        return chosen, ()
+    predicted = {label.name: label for label in read_labels_file(path).classes}
+    for label in chosen:
+        other = predicted.get(label.name)
+        if other is not None and not set(other.values) <= set(label.values):
+            raise DataRefused(
+                f"class {label.name!r} has another value in the predictions than in the truth",
+                file=path,
+                found=f"{label.name} = {', '.join(map(str, other.values))}",
+                expected=f"{label.name} = {', '.join(map(str, label.values))}",
+                fix="bring both to one table; scoring them as they are would compare other classes",
+            )
+    left_out = [label.name for label in chosen if label.name not in predicted]
+    if given or classes or not left_out or len(left_out) == len(chosen):
+        return chosen, ()
+    note = f"not scored, because the predictions were not asked for it: {', '.join(left_out)}"
+    return tuple(label for label in chosen if label.name in predicted), (note,)

@@ -1,0 +1,342 @@
+"""`iris predict`: label maps for a folder, a file or a list of volumes, by one task.
+
+Every case has its receipt in OUT/.iris; a rerun computes what has no matching one and nothing else,
+and any number of processes may run the same line on one folder.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from iris_cli.dataset.queries import QueryVolume, find_queries
+from iris_cli.errors import DataRefused, IrisError, UsageError
+from iris_cli.execution.jobs import CaseJob, RunSummary, run_cases
+from iris_cli.execution.progress import Progress
+from iris_cli.execution.signals import StopRequest
+from iris_cli.inference.case import check_model, kept_classes
+from iris_cli.inference.job import (
+    HIDDEN,
+    OUTPUT_ENDING,
+    PredictPayload,
+    load_payload,
+    peak_memory_mb,
+    predict_case,
+)
+from iris_cli.inference.legend import write_legend
+from iris_cli.inference.sliding import predict_logits
+from iris_cli.inference.windows import window_starts
+from iris_cli.model.model import Model, shipped_models
+from iris_cli.task.encoding import require_profile
+from iris_cli.task.task_file import Task, TaskClass, read_task
+from iris_cli.volume.reading import AssumedSpacing, read_grid
+from iris_cli.workflows.encode_task import ReferenceSource, encode_task
+
+REFERENCES_TASK = "references.task.pt"
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """How to predict; nothing here but `classes` and `assume_spacing` changes what is asked.
+
+    model: name or folder, None for the task's own where it ships, else the default. classes: names
+    to keep, None for all. workers: processes of one thread each, 0 works in this one.
+    assume_spacing: mm, for files without position.
+    """
+
+    model: str | None = None
+    classes: tuple[str, ...] | None = None
+    device: str = "cpu"
+    window_batch: int = 1
+    workers: int = 0
+    assume_spacing: AssumedSpacing = None
+
+
+@dataclass(frozen=True)
+class PredictReport:
+    """What became of every case; receipts are in the outcomes' results."""
+
+    run: RunSummary
+    output: Path
+    task: Task
+    classes: tuple[TaskClass, ...]
+
+    @property
+    def exit_code(self) -> int:
+        return self.run.exit_code
+
+    def case_rows(self) -> list[dict[str, Any]]:
+        """One row per case for a table."""
+        rows = []
+        for outcome in self.run.outcomes:
+            receipt = {} if outcome.result is None else outcome.result.receipt
+            content = receipt.get("content", {})
+            rows.append(
+                {
+                    "case": outcome.name,
+                    "status": outcome.status,
+                    "seconds": round(outcome.seconds, 1),
+                    "windows": content.get("windows"),
+                    "classes found": sum(
+                        voxels > 0
+                        for voxels in content.get("output", {}).get("voxels", {}).values()
+                    ),
+                    "flags": len(content.get("flags", ())),
+                }
+            )
+        return rows
+
+    def flags(self) -> dict[str, list[str]]:
+        """Case -> what the user should look at."""
+        results = [(o.name, o.result.receipt) for o in self.run.outcomes if o.result is not None]
+        return {
+            name: list(receipt["content"]["flags"])
+            for name, receipt in results
+            if receipt["content"]["flags"]
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values only."""
+        return {
+            "output": str(self.output),
+            "task": self.task.fingerprint(),
+            "classes": {entry.name: entry.value for entry in self.classes},
+            "cases": self.case_rows(),
+            "flags": self.flags(),
+            "failed": {outcome.name: outcome.error for outcome in self.run.failed},
+            "exit_code": self.exit_code,
+        }
+
+
+@dataclass(frozen=True)
+class CaseEstimate:
+    """What one case would take; `problem` where not even its header can be read."""
+
+    case: str
+    windows: int = 0
+    seconds: float = 0.0
+    memory_mb: float = 0.0
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class PredictEstimate:
+    """What a run would do, from headers and the time of one window; nothing was written."""
+
+    cases: tuple[CaseEstimate, ...]
+    classes: tuple[TaskClass, ...]
+    task: Task
+    seconds_per_window: float
+    workers: int
+
+    @property
+    def seconds(self) -> float:
+        return sum(case.seconds for case in self.cases) / max(1, self.workers)
+
+    @property
+    def memory_mb(self) -> float:
+        """Of the largest cases, one in every worker."""
+        largest = sorted((case.memory_mb for case in self.cases), reverse=True)
+        return sum(largest[: max(1, self.workers)])
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values only."""
+        return {
+            "classes": {entry.name: entry.value for entry in self.classes},
+            "modality": self.task.header.modality,
+            "spacing_mm": self.task.header.spacing_mm,
+            "seconds_per_window": self.seconds_per_window,
+            "seconds": self.seconds,
+            "memory_mb": self.memory_mb,
+            "cases": [vars(case) for case in self.cases],
+        }
+
+
+def predict(
+    inputs: Path | Sequence[Path],
+    output: Path,
+    *,
+    task: Path | None = None,
+    references: ReferenceSource | None = None,
+    settings: PredictSettings | None = None,
+    progress: Progress | None = None,
+    stop: StopRequest | None = None,
+) -> PredictReport:
+    """Segment every volume of `inputs` into `output`.
+
+    inputs: a folder, a volume, a text file that lists volumes, or several of these.
+    task: a task file; or references, which are encoded first, into OUT/.iris/references.task.pt.
+    A case that fails does not end the run: it is in the report, whose exit code is 3 then (4 where
+    nothing could be done because of the data).
+    raises UsageError where an output would replace its query, DataRefused for a task of another
+    model, Stopped on a signal with everything so far saved.
+    """
+    settings = settings or PredictSettings()
+    prepared = _prepare(inputs, output, task, references, settings, output / HIDDEN)
+    run = run_cases(
+        [CaseJob(payload.case, payload) for payload in prepared.payloads],
+        predict_case,
+        workers=settings.workers,
+        progress=progress,
+        label="predict",
+        claims=output / HIDDEN / "claims",
+        stop=stop,
+    )
+    if len(run.failed) < len(run.outcomes):
+        write_legend(output, {entry.value: entry.name for entry in prepared.classes})
+    return PredictReport(run, output, prepared.task, prepared.classes)
+
+
+def dry_run(
+    inputs: Path | Sequence[Path],
+    output: Path,
+    *,
+    task: Path | None = None,
+    references: ReferenceSource | None = None,
+    settings: PredictSettings | None = None,
+) -> PredictEstimate:
+    """What `predict` would do, how long it would take, and how much memory; writes nothing.
+
+    Times one window on this machine as it is now; memory is that of this process with the model
+    and one window, plus what the shapes of the volumes ask for.
+    """
+    import tempfile
+
+    settings = settings or PredictSettings()
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = _prepare(inputs, output, task, references, settings, Path(folder))
+    seconds = _time_window(prepared.model, prepared.task, settings)
+    base_mb = peak_memory_mb() or 0.0
+    cases = [_estimate(payload, prepared, seconds, base_mb) for payload in prepared.payloads]
+    return PredictEstimate(tuple(cases), prepared.classes, prepared.task, seconds, settings.workers)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """All checks passed: what would be run."""
+
+    payloads: tuple[PredictPayload, ...]
+    model: Model
+    task: Task
+    classes: tuple[TaskClass, ...]
+
+
+def _prepare(
+    inputs: Path | Sequence[Path],
+    output: Path,
+    task: Path | None,
+    references: ReferenceSource | None,
+    settings: PredictSettings,
+    hidden: Path,
+) -> _Prepared:
+    if (task is None) == (references is None):
+        raise UsageError(
+            "predicting needs a task or references",
+            found="neither" if task is None else "both",
+            fix="give -t TASK, or --refs REFS in its place",
+        )
+    if output.exists() and not output.is_dir():
+        raise UsageError("the output is a folder", file=output, found="a file")
+    if references is not None:
+        # No classes are picked here: the group stays whole, so that --classes means the same
+        # with a task and with references.
+        task = hidden / REFERENCES_TASK
+        encode_task(references, task, model=settings.model, device=settings.device)
+    assert task is not None
+    header = read_task(task).header
+    name = settings.model
+    if name is None and header.model.name in shipped_models():
+        name = header.model.name
+    queries = _find(inputs, header.channel)
+    payloads = tuple(_payload(query, output, task, name, settings) for query in queries)
+    model, loaded = load_payload(payloads[0])
+    require_profile(model)
+    check_model(model, header)
+    kept = kept_classes(header, settings.classes)
+    return _Prepared(payloads, model, loaded, tuple(header.classes[index] for index in kept))
+
+
+def _find(inputs: Path | Sequence[Path], channel: int) -> list[QueryVolume]:
+    paths = [inputs] if isinstance(inputs, Path) else list(inputs)
+    if not paths:
+        raise UsageError("there is nothing to segment", fix="give a folder, a file or a list")
+    found = [query for path in paths for query in find_queries(path, channel=channel)]
+    by_name: dict[str, QueryVolume] = {}
+    for query in found:
+        other = by_name.setdefault(query.name, query)
+        if other is not query and other.path.resolve() != query.path.resolve():
+            raise DataRefused(
+                f"two volumes would have the output {query.name!r}",
+                file=query.path,
+                found=f"{other.path} and {query.path}",
+                fix="rename one of them, or segment them one after the other",
+            )
+    return sorted(by_name.values(), key=lambda query: query.name)
+
+
+def _payload(
+    query: QueryVolume, output: Path, task: Path, model: str | None, settings: PredictSettings
+) -> PredictPayload:
+    target = output / f"{query.name}{OUTPUT_ENDING}"
+    if target.resolve() == query.path.resolve():
+        raise UsageError(
+            "the output would replace the volume itself",
+            file=query.path,
+            fix="choose another output folder",
+        )
+    return PredictPayload(
+        case=query.name,
+        query=query.path,
+        output=target,
+        task=task,
+        model=model,
+        classes=settings.classes,
+        device=settings.device,
+        window_batch=settings.window_batch,
+        assume_spacing=settings.assume_spacing,
+    )
+
+
+def _time_window(model: Model, task: Task, settings: PredictSettings) -> float:
+    """Seconds of one window: the faster of two, the first also pays for allocation."""
+    edge = model.card.patch
+    image = np.random.default_rng(0).normal(size=(edge,) * 3).astype(np.float32)
+    tokens = [torch.from_numpy(stage) for stage in task.tokens]
+    seconds = []
+    for _ in range(2):
+        started = time.perf_counter()
+        predict_logits(
+            model.network,
+            tokens,
+            image,
+            0.0,
+            (edge, edge, edge),
+            device=settings.device,
+            groups=task.header.groups,
+        ).cpu()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def _estimate(
+    payload: PredictPayload, prepared: _Prepared, seconds: float, base_mb: float
+) -> CaseEstimate:
+    try:
+        native = read_grid(payload.query, assume_spacing=payload.assume_spacing).canonical_grid
+    except IrisError as error:
+        return CaseEstimate(payload.case, problem=error.problem)
+    working = native.working(prepared.task.header.spacing_mm)
+    edge = prepared.model.card.patch
+    windows = len(window_starts(working.shape_zyx, (edge, edge, edge)))
+    voxels = float(np.prod(native.shape_zyx))
+    worked = float(np.prod(working.shape_zyx))
+    # Normalising holds the volume as it is, twice in float64, and in float32; blending holds one
+    # float32 per class, the image and the weights.
+    megabytes = max(28 * voxels, 8 * voxels + 4 * worked * (len(prepared.classes) + 2)) / 2**20
+    return CaseEstimate(payload.case, windows, windows * seconds, base_mb + megabytes)

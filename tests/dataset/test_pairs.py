@@ -1,0 +1,249 @@
+"""`iris convert pairs`: paired files become a raw folder that nnU-Net accepts."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from iris_cli.dataset.building import TransferMode
+from iris_cli.dataset.pairs import convert_pairs
+from iris_cli.dataset.raw import read_raw_dataset
+from iris_cli.errors import DataRefused, UsageError
+from iris_cli.volume.reading import read_image, read_labels
+from tests.dataset.nnunet_check import nnunet_complaints
+from tests.dataset.trees import SHAPE_XYZ, label_array, touch, write_json, write_volume
+
+
+def pair_folders(folder: Path, *values: list[int], suffix: str = "") -> tuple[Path, Path]:
+    """images/ and labels/ with one pair for each list of label values."""
+    for index, present in enumerate(values):
+        write_volume(folder / f"images/case_{index}.nii.gz")
+        write_volume(folder / f"labels/case_{index}{suffix}.nii.gz", label_array(present))
+    return folder / "images", folder / "labels"
+
+
+def values_in(path: Path) -> list[int]:
+    return np.unique(np.asarray(nibabel.load(path).dataobj)).tolist()
+
+
+def test_pairs_become_a_folder_that_nnunet_accepts(tmp_path: Path) -> None:
+    images, labels = pair_folders(tmp_path, [1, 2], [1], [])
+    done = convert_pairs(images, labels, tmp_path / "raw/set", names=["liver=1", "tumour=2"])
+    assert (done.folder, done.cases, done.notes) == (tmp_path / "raw/set", 3, ())
+    assert nnunet_complaints(done.folder) == []
+    raw = read_raw_dataset(done.folder)
+    assert [case.name for case in raw.cases] == ["case_0", "case_1", "case_2"]
+    assert raw.class_names == ("liver", "tumour")
+
+
+def test_files_that_fit_are_copied_byte_for_byte(tmp_path: Path) -> None:
+    images, labels = pair_folders(tmp_path, [1])
+    folder = convert_pairs(images, labels, tmp_path / "set").folder
+    for source, target in (("images", "imagesTr/case_0_0000"), ("labels", "labelsTr/case_0")):
+        copied = folder / f"{target}.nii.gz"
+        assert copied.read_bytes() == (tmp_path / source / "case_0.nii.gz").read_bytes()
+        assert not copied.is_symlink()
+
+
+def test_files_that_fit_are_linked(tmp_path: Path) -> None:
+    images, labels = pair_folders(tmp_path, [1])
+    folder = convert_pairs(images, labels, tmp_path / "set", mode=TransferMode.LINK).folder
+    link = folder / "imagesTr/case_0_0000.nii.gz"
+    assert link.is_symlink()
+    assert link.resolve() == (images / "case_0.nii.gz").resolve()
+    assert nnunet_complaints(folder) == []
+
+
+def test_flat_pairs_and_plain_files_are_converted(tmp_path: Path) -> None:
+    write_volume(tmp_path / "in/x.nii")
+    write_volume(tmp_path / "in/x_seg.nii", label_array([1]))
+    folder = convert_pairs(tmp_path / "in", None, tmp_path / "set").folder
+    assert nnunet_complaints(folder) == []
+    one, other = read_image(tmp_path / "in/x.nii"), read_image(folder / "imagesTr/x_0000.nii.gz")
+    assert one.content_hash() == other.content_hash()
+
+
+def test_values_with_gaps_are_made_consecutive_and_said(tmp_path: Path) -> None:
+    images, labels = pair_folders(tmp_path, [2, 7], [40000 % 256])
+    done = convert_pairs(
+        images, labels, tmp_path / "set", names=["liver=2", "spleen=7", "aorta=64"]
+    )
+    assert done.notes == ("label values made consecutive: 2 -> 1, 7 -> 2, 64 -> 3",)
+    assert nnunet_complaints(done.folder) == []
+    assert values_in(done.folder / "labelsTr/case_0.nii.gz") == [0, 1, 2]
+    assert values_in(done.folder / "labelsTr/case_1.nii.gz") == [0, 3]
+    content = json.loads((done.folder / "dataset.json").read_text())
+    assert content["labels"] == {"background": 0, "liver": 1, "spleen": 2, "aorta": 3}
+    assert "64 -> 3" in content["description"]
+
+
+def test_values_with_gaps_can_be_kept(tmp_path: Path) -> None:
+    images, labels = pair_folders(tmp_path, [2, 7])
+    done = convert_pairs(images, labels, tmp_path / "set", keep_values=True)
+    assert done.notes == ("label values have gaps, which nnU-Net refuses",)
+    assert values_in(done.folder / "labelsTr/case_0.nii.gz") == [0, 2, 7]
+    assert read_raw_dataset(done.folder).class_names == ("2", "7")
+
+
+def test_regions_and_ignore_are_renumbered_together(tmp_path: Path) -> None:
+    images, labels = pair_folders(tmp_path, [1, 4, 9, 5])
+    table = {"background": 0, "whole": [1, 4, 9], "core": [4, 9], "ignore": 5}
+    path = write_json(tmp_path / "l.json", table)
+    folder = convert_pairs(images, labels, tmp_path / "set", labels_file=path).folder
+    assert nnunet_complaints(folder) == []
+    content = json.loads((folder / "dataset.json").read_text())
+    assert content["labels"] == {
+        "background": 0,
+        "whole": [1, 2, 3],
+        "core": [2, 3],
+        "ignore": 4,
+    }
+    assert content["regions_class_order"] == [1, 2]
+    array = np.asarray(nibabel.load(folder / "labelsTr/case_0.nii.gz").dataobj)
+    assert array.reshape(-1)[1:5].tolist() == [1, 2, 3, 4]
+
+
+def test_float_stored_labels_are_read(tmp_path: Path) -> None:
+    write_volume(tmp_path / "images/a.nii.gz")
+    write_volume(tmp_path / "labels/a.nii.gz", label_array([1, 2], np.float32))
+    assert (
+        nnunet_complaints(
+            convert_pairs(tmp_path / "images", tmp_path / "labels", tmp_path / "set").folder
+        )
+        == []
+    )
+
+
+def test_several_channels_need_equal_numbers_of_files(tmp_path: Path) -> None:
+    for case in ("a", "b"):
+        for channel in range(2):
+            write_volume(tmp_path / f"images/{case}_{channel:04d}.nii.gz")
+        write_volume(tmp_path / f"labels/{case}.nii.gz", label_array([1]))
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    done = convert_pairs(images, labels, tmp_path / "set", channel_names=["T1", "T2"])
+    assert nnunet_complaints(done.folder) == []
+    assert [channel.name for channel in read_raw_dataset(done.folder).channels] == ["T1", "T2"]
+    with pytest.raises(UsageError, match="channel names"):
+        convert_pairs(images, labels, tmp_path / "set2", channel_names=["T1"])
+
+
+def test_different_grids_are_refused_all_of_them_named(tmp_path: Path) -> None:
+    images, labels = pair_folders(tmp_path, [1], [1], [1])
+    write_volume(labels / "case_0.nii.gz", label_array([1]), spacing=(1, 1, 2))
+    write_volume(labels / "case_1.nii.gz", label_array([1]), origin=(5, 0, 0))
+    with pytest.raises(DataRefused, match="2 label maps are not on the grid") as caught:
+        convert_pairs(images, labels, tmp_path / "set")
+    assert "case_0" in str(caught.value)
+    assert "case_1" in str(caught.value)
+    assert not (tmp_path / "set").exists()
+
+
+def test_grids_equal_but_for_rounding_get_the_images_grid(tmp_path: Path) -> None:
+    images, labels = pair_folders(tmp_path, [1, 2])
+    write_volume(labels / "case_0.nii.gz", label_array([1, 2]), origin=(0.05, 0, 0))
+    done = convert_pairs(images, labels, tmp_path / "set")
+    assert "but for rounding" in done.notes[0]
+    assert nnunet_complaints(done.folder) == []
+
+
+def test_label_maps_in_another_axis_order_are_written_anew(tmp_path: Path) -> None:
+    image = write_volume(tmp_path / "images/a.nii.gz")
+    labels = nibabel.Nifti1Image(label_array([1, 2]), nibabel.load(image).affine)
+    flipped = labels.as_reoriented(np.array([[1, -1], [0, 1], [2, -1]]))
+    (tmp_path / "labels").mkdir()
+    nibabel.save(flipped, tmp_path / "labels/a.nii.gz")
+    done = convert_pairs(tmp_path / "images", tmp_path / "labels", tmp_path / "set")
+    assert nnunet_complaints(done.folder) == []
+    written = read_labels(done.folder / "labelsTr/a.nii.gz")
+    assert np.array_equal(written.array, read_labels(tmp_path / "labels/a.nii.gz").array)
+    assert "another axis order" in done.notes[0]
+
+
+def test_a_set_of_several_formats_gets_one(tmp_path: Path) -> None:
+    import SimpleITK
+
+    images, labels = pair_folders(tmp_path, [1], [1])
+    voxels = SimpleITK.ReadImage(str(images / "case_1.nii.gz"))
+    (images / "case_1.nii.gz").unlink()
+    SimpleITK.WriteImage(voxels, str(images / "case_1.nrrd"))
+    done = convert_pairs(images, labels, tmp_path / "set")
+    assert nnunet_complaints(done.folder) == []
+    written = read_image(done.folder / "imagesTr/case_1_0000.nii.gz")
+    assert written.content_hash() == read_image(images / "case_1.nrrd").content_hash()
+    assert "written as .nii.gz" in done.notes[0]
+
+
+def test_values_without_a_name_are_refused(tmp_path: Path) -> None:
+    images, labels = pair_folders(tmp_path, [1, 3])
+    with pytest.raises(DataRefused, match="without a name") as caught:
+        convert_pairs(images, labels, tmp_path / "set", names=["liver=1"])
+    assert "found     3" in str(caught.value)
+
+
+def test_names_may_lie_beside_the_label_maps_or_around_both(tmp_path: Path) -> None:
+    images, labels = pair_folders(tmp_path, [1])
+    write_json(tmp_path / "labels.json", {"liver": 1})
+    assert read_raw_dataset(convert_pairs(images, labels, tmp_path / "a").folder).class_names == (
+        "liver",
+    )
+    write_json(labels / "labels.json", {"hepar": 1})
+    assert read_raw_dataset(convert_pairs(images, labels, tmp_path / "b").folder).class_names == (
+        "hepar",
+    )
+
+
+def test_modality_is_kept(tmp_path: Path) -> None:
+    images, labels = pair_folders(tmp_path, [1])
+    folder = convert_pairs(images, labels, tmp_path / "set", modality="ct").folder
+    assert json.loads((folder / "dataset.json").read_text())["channel_names"] == {"0": "CT"}
+    assert read_raw_dataset(folder).channels[0].modality == "ct"
+
+
+def test_nothing_is_left_under_the_name_when_a_file_is_bad(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = pair_folders(tmp_path, [2], [2])
+
+    def fail(*_: Any, **__: Any) -> npt.NDArray[Any]:
+        raise DataRefused("bad")
+
+    monkeypatch.setattr("iris_cli.dataset.pairs.write_labels", fail)
+    with pytest.raises(DataRefused, match="bad"):
+        convert_pairs(images, labels, tmp_path / "out/set")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_existing_target_is_left_alone(tmp_path: Path) -> None:
+    images, labels = pair_folders(tmp_path, [1])
+    touch(tmp_path / "set/mine.txt")
+    with pytest.raises(UsageError, match="exists already"):
+        convert_pairs(images, labels, tmp_path / "set")
+    assert os.listdir(tmp_path / "set") == ["mine.txt"]
+
+
+def test_missing_folders_and_partners_are_said(tmp_path: Path) -> None:
+    images, labels = pair_folders(tmp_path, [1])
+    with pytest.raises(UsageError, match="no such folder"):
+        convert_pairs(images, tmp_path / "absent", tmp_path / "set")
+    with pytest.raises(UsageError, match="no label maps beside"):
+        convert_pairs(images, None, tmp_path / "set")
+    (labels / "case_0.nii.gz").unlink()
+    with pytest.raises(DataRefused, match="do not go together"):
+        convert_pairs(images, labels, tmp_path / "set")
+
+
+def test_equal_sources_give_equal_files(tmp_path: Path) -> None:
+    write_volume(tmp_path / "in/x.nii")
+    write_volume(tmp_path / "in/x_seg.nii", label_array([3], np.int16))
+    first = convert_pairs(tmp_path / "in", None, tmp_path / "a").folder
+    second = convert_pairs(tmp_path / "in", None, tmp_path / "b").folder
+    for name in ("imagesTr/x_0000.nii.gz", "labelsTr/x.nii.gz", "dataset.json"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+    assert nibabel.load(first / "labelsTr/x.nii.gz").shape == SHAPE_XYZ

@@ -1,0 +1,275 @@
+"""The supervisor: what becomes of cases whose function raises, hangs, or kills its process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from iris_cli.errors import (
+    DataRefused,
+    EnvironmentProblem,
+    Interrupted,
+    IrisError,
+    SomeCasesFailed,
+    Stopped,
+    UsageError,
+)
+from iris_cli.execution.jobs import CaseJob, RunSummary, run_cases
+from iris_cli.execution.signals import StopRequest
+from tests.execution.case_functions import (
+    Order,
+    environment_of_worker,
+    perform,
+    publish_once,
+)
+
+
+def jobs(*orders: Order) -> list[CaseJob]:
+    return [CaseJob(f"case_{index}", order) for index, order in enumerate(orders)]
+
+
+def run(*orders: Order, workers: int = 0, **options: object) -> RunSummary:
+    return run_cases(jobs(*orders), perform, workers=workers, **options)  # type: ignore[arg-type]
+
+
+def statuses(summary: RunSummary) -> list[str]:
+    return [outcome.status for outcome in summary.outcomes]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_outcomes_are_the_same_for_any_number_of_workers(workers: int) -> None:
+    orders = [Order("work", 1), Order("refuse"), Order("keep", 3), Order("crash"), Order("work", 5)]
+    summary = run(*orders, workers=workers)
+    assert [outcome.name for outcome in summary.outcomes] == [f"case_{i}" for i in range(5)]
+    assert statuses(summary) == ["done", "failed", "kept", "failed", "done"]
+    assert [o.result.receipt["value"] for o in summary.outcomes if o.result] == [1, 3, 5]
+    refused, crashed = (outcome.error or {} for outcome in summary.failed)
+    assert {key: refused[key] for key in ("problem", "file", "found", "expected", "fix")} == {
+        "problem": "no voxel",
+        "file": "a.nii.gz",
+        "found": "0",
+        "expected": "1",
+        "fix": "another file",
+    }
+    assert (refused["exit_code"], refused["kind"]) == (4, "DataRefused")
+    assert crashed["problem"] == "KeyError: 'spacing'"
+    assert crashed["stage"] == "resampling"
+    assert "Traceback" in crashed["debug"]
+    assert "Traceback" not in crashed["problem"]
+    assert summary.exit_code == 3
+
+
+def test_poison_case_is_recorded_and_the_rest_is_done() -> None:
+    summary = run(Order("work"), Order("kill"), Order("work"), Order("work"), workers=2)
+    assert statuses(summary) == ["done", "failed", "done", "done"]
+    error = summary.failed[0].error or {}
+    assert error["problem"] == "killed (signal 9; out of memory is the usual cause)"
+    assert summary.exit_code == 3
+    with pytest.raises(SomeCasesFailed, match="case_1: killed"):
+        summary.raise_for_failures()
+
+
+def test_a_killed_worker_costs_its_case_one_retry(tmp_path: Path) -> None:
+    orders = [Order("kill once", 0, tmp_path), Order("work"), Order("kill once", 2, tmp_path)]
+    assert statuses(run(*orders, workers=2)) == ["done", "done", "done"]
+
+
+def test_other_deaths_are_named() -> None:
+    summary = run(Order("kill", signal.SIGSEGV), Order("exit"), workers=1)
+    problems = [(outcome.error or {})["problem"] for outcome in summary.outcomes]
+    assert problems == [
+        "killed (signal 11; a crash in native code)",
+        "the worker process ended (exit status 7)",
+    ]
+    assert summary.exit_code == 5
+
+
+def test_a_case_over_the_time_limit_fails_and_the_rest_is_done() -> None:
+    summary = run(Order("sleep", 60), Order("work"), workers=1, timeout_s=0.4)
+    assert statuses(summary) == ["failed", "done"]
+    assert (summary.failed[0].error or {})["problem"] == "took longer than 0.4 s"
+
+
+def test_workers_compute_with_one_passive_thread() -> None:
+    before = dict(os.environ)
+    summary = run_cases(jobs(Order("work")), environment_of_worker, workers=1)
+    assert summary.outcomes[0].result is not None
+    receipt = summary.outcomes[0].result.receipt
+    assert receipt["OMP_NUM_THREADS"] == "1"
+    assert receipt["OMP_WAIT_POLICY"].lower() == "passive"
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("orders", "code", "error"),
+    [
+        ([Order("work")], 0, None),
+        ([Order("refuse"), Order("refuse")], 4, DataRefused),
+        ([Order("refuse"), Order("work")], 3, SomeCasesFailed),
+        ([Order("refuse"), Order("crash")], 3, SomeCasesFailed),
+        ([Order("crash")], 1, IrisError),
+        ([Order("work"), Order("disk full")], 5, EnvironmentProblem),
+    ],
+)
+def test_exit_codes(orders: Sequence[Order], code: int, error: type[IrisError] | None) -> None:
+    summary = run(*orders)
+    assert summary.exit_code == code
+    if error is None:
+        summary.raise_for_failures()
+    else:
+        with pytest.raises(error) as caught:
+            summary.raise_for_failures()
+        assert caught.value.exit_code == code
+
+
+def test_failures_of_the_environment_in_a_row_end_the_job() -> None:
+    summary = run(*[Order("disk full")] * 3, Order("work"), Order("work"))
+    assert statuses(summary) == ["failed"] * 5
+    assert (summary.failed[-1].error or {})["problem"].startswith("not started: the disk is full")
+    assert summary.exit_code == 5
+
+
+def test_a_stop_request_hands_out_no_more_cases(tmp_path: Path) -> None:
+    stop = StopRequest()
+    stop.request("SIGTERM")
+    with pytest.raises(Stopped, match="0 of 2 cases") as caught:
+        run_cases(jobs(*[Order("work", i, tmp_path) for i in range(2)]), publish_once, stop=stop)
+    assert caught.value.exit_code == 75
+    assert not (tmp_path / "computed.txt").exists()
+
+
+def send_when_started(folder: Path, *signals: signal.Signals) -> threading.Thread:
+    """Send signals to this process, the first one when a case has left its trace in `folder`."""
+
+    def send() -> None:
+        while not (folder / "started").exists():
+            time.sleep(0.01)
+        for number in signals:
+            os.kill(os.getpid(), number)
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_finishes_the_case_in_work_and_stops(
+    tmp_path: Path, workers: int, number: signal.Signals
+) -> None:
+    before = signal.getsignal(number)
+    thread = send_when_started(tmp_path, number)
+    with pytest.raises(Stopped, match=f"stopped by {number.name}: 1 of 9 cases"):
+        run(*[Order("sleep", 0.5, tmp_path)] * 9, workers=workers)
+    thread.join()
+    assert signal.getsignal(number) is before
+
+
+def test_a_case_longer_than_the_grace_period_is_dropped(tmp_path: Path) -> None:
+    thread = send_when_started(tmp_path, signal.SIGTERM)
+    started = time.monotonic()
+    with pytest.raises(Stopped, match="0 of 1"):
+        run(Order("sleep", 60, tmp_path), workers=1, grace_s=0.1)
+    thread.join()
+    assert time.monotonic() - started < 20
+
+
+def test_the_time_limit_of_a_stop_request_stops() -> None:
+    with pytest.raises(Stopped, match=r"--stop-after 0.2 s: [1-9] of 99"):
+        run(*[Order("sleep", 0.05)] * 99, stop=StopRequest(0.2))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_second_interrupt_ends_the_work_at_once(tmp_path: Path, workers: int) -> None:
+    thread = send_when_started(tmp_path, signal.SIGINT, signal.SIGINT)
+    with pytest.raises(Interrupted):
+        run(Order("sleep", 60, tmp_path), workers=workers)
+    thread.join()
+
+
+def test_processes_that_share_a_folder_compute_every_case_once(tmp_path: Path) -> None:
+    script = textwrap.dedent(
+        f"""
+        from pathlib import Path
+        from iris_cli.execution.jobs import CaseJob, run_cases
+        from tests.execution.case_functions import Order, publish_once
+        folder = Path({str(tmp_path)!r})
+        jobs = [CaseJob(f"c{{i}}", Order("work", i, folder)) for i in range(12)]
+        run_cases(jobs, publish_once, claims=folder / "claims").raise_for_failures()
+        """
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(2)]
+    assert [process.wait(timeout=60) for process in processes] == [0, 0]
+    computed = (tmp_path / "computed.txt").read_text().split()
+    assert sorted(map(int, computed)) == list(range(12))
+    assert not (tmp_path / "claims").exists()
+
+
+def test_a_script_without_main_guard_can_use_workers(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from iris_cli.execution.jobs import CaseJob, run_cases\n"
+        "from tests.execution.case_functions import Order, perform\n"
+        "summary = run_cases([CaseJob('a', Order('work'))], perform, workers=1)\n"
+        "assert summary.exit_code == 0, summary\n"
+    )
+    assert subprocess.run([sys.executable, script], timeout=60, check=False).returncode == 0
+
+
+def test_workers_die_with_their_parent(tmp_path: Path) -> None:
+    script = textwrap.dedent(
+        """
+        import multiprocessing, threading, time
+        from iris_cli.execution.jobs import CaseJob, run_cases
+        from tests.execution.case_functions import Order, perform
+        def tell():
+            while not multiprocessing.active_children():
+                time.sleep(0.01)
+            time.sleep(0.5)
+            print(multiprocessing.active_children()[0].pid, flush=True)
+        threading.Thread(target=tell).start()
+        run_cases([CaseJob("a", Order("sleep", 60))], perform, workers=1)
+        """
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 10
+    while _runs(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _runs(child)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+def test_a_function_that_cannot_be_sent_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="worker process"):
+        run_cases(jobs(Order("work")), lambda _: None, workers=1)  # type: ignore[arg-type,return-value]
+
+
+def test_two_cases_of_one_name_are_refused() -> None:
+    with pytest.raises(UsageError, match="two cases are called 'a'"):
+        run_cases([CaseJob("a", Order("work"))] * 2, perform)
+
+
+def test_no_cases_are_no_failure() -> None:
+    assert run(workers=2).exit_code == 0

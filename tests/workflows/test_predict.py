@@ -1,0 +1,217 @@
+"""Folders to label maps: names, receipts, failures, references on the way, dry runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from iris_cli.errors import DataRefused, EnvironmentProblem, UsageError
+from iris_cli.execution.receipts import read_receipt
+from iris_cli.task.task_file import Task, read_task, write_task
+from iris_cli.volume.reading import read_labels
+from iris_cli.volume.writing import write_image
+from iris_cli.workflows.encode_task import ReferenceSource, encode_task
+from iris_cli.workflows.predict import PredictSettings, dry_run, predict
+from tests.workflows.conftest import GRID, scene
+
+
+@pytest.fixture
+def settings(model_folder: Path) -> PredictSettings:
+    return PredictSettings(model=str(model_folder))
+
+
+@pytest.fixture
+def task(references: Path, model_folder: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "boxes.task.pt"
+    encode_task(ReferenceSource(references), path, model=model_folder)
+    return path
+
+
+def contents(folder: Path) -> dict[str, object]:
+    found = {}
+    for path in sorted((folder / ".iris").glob("*.json")):
+        receipt = read_receipt(path)
+        assert receipt is not None
+        found[path.stem] = receipt.content
+    return found
+
+
+def test_a_folder_becomes_label_maps_with_receipts_and_legend(
+    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    report = predict(queries, out, task=task, settings=settings)
+    assert report.exit_code == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        ".iris",
+        "a.nii.gz",
+        "b.nii.gz",
+        "c.nii.gz",
+        "labels.ctbl",
+        "labels.json",
+        "labels.txt",
+    ]
+    assert json.loads((out / "labels.json").read_text()) == {"background": 0, "left": 1, "right": 2}
+    assert sorted(path.name for path in (out / ".iris").iterdir()) == ["a.json", "b.json", "c.json"]
+    assert [row["status"] for row in report.case_rows()] == ["done"] * 3
+    assert json.loads(json.dumps(report.to_json()))["exit_code"] == 0
+
+
+def test_the_same_line_again_keeps_everything(
+    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    predict(queries, out, task=task, settings=settings)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")}
+    first = contents(out)
+    (out / "b.nii.gz").unlink()
+    report = predict(queries, out, task=task, settings=settings)
+    assert [o.status for o in report.run.outcomes] == ["kept", "done", "kept"]
+    assert contents(out) == first
+    for path, changed in before.items():
+        assert (path.stat().st_mtime_ns == changed) == (path.name != "b.nii.gz")
+
+
+def test_two_runs_and_workers_give_the_same_bytes(
+    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    outs = []
+    for name, workers in (("x", 0), ("y", 0), ("z", 1)):
+        out = tmp_path / name
+        chosen = dataclasses.replace(settings, workers=workers)
+        predict(queries, out, task=task, settings=chosen)
+        files = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+        outs.append((files, contents(out)))
+    assert outs[1] == outs[0]
+    assert outs[2] == outs[0]
+
+
+def test_a_failing_case_does_not_stop_the_rest(
+    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    (queries / "b.nii.gz").write_bytes(b"not a volume")
+    out = tmp_path / "out"
+    report = predict(queries, out, task=task, settings=settings)
+    assert report.exit_code == 3
+    assert [o.status for o in report.run.outcomes] == ["done", "failed", "done"]
+    assert "b.nii.gz" in str(report.to_json()["failed"]["b"]["file"])
+    assert not (out / "b.nii.gz").exists()
+    assert (out / "labels.json").exists()
+
+
+def test_where_every_case_is_refused_the_exit_code_is_four(
+    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    for path in queries.iterdir():
+        path.write_bytes(path.read_bytes()[:-20])
+    report = predict(queries, tmp_path / "out", task=task, settings=settings)
+    assert report.exit_code == 4
+    assert not (tmp_path / "out" / "labels.json").exists()
+
+
+def test_references_in_place_of_a_task_give_the_same_labels(
+    queries: Path, task: Path, references: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    predict(queries, tmp_path / "x", task=task, settings=settings)
+    source = ReferenceSource(references)
+    predict(queries / "a.nii.gz", tmp_path / "y", references=source, settings=settings)
+    encoded = read_task(tmp_path / "y" / ".iris" / "references.task.pt")
+    assert encoded.fingerprint() == read_task(task).fingerprint()
+    assert contents(tmp_path / "y")["a"] == contents(tmp_path / "x")["a"]
+    with pytest.raises(UsageError, match="task or references"):
+        predict(queries, tmp_path / "z", settings=settings)
+    with pytest.raises(UsageError, match="task or references"):
+        predict(queries, tmp_path / "z", task=task, references=source, settings=settings)
+
+
+def test_picked_classes_alone_are_written(
+    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    chosen = dataclasses.replace(settings, classes=("right",))
+    predict(queries / "a.nii.gz", tmp_path / "out", task=task, settings=chosen)
+    assert json.loads((tmp_path / "out" / "labels.json").read_text()) == {
+        "background": 0,
+        "right": 2,
+    }
+    assert set(np.unique(read_labels(tmp_path / "out" / "a.nii.gz").array)) <= {0, 2}
+    wrong = dataclasses.replace(settings, classes=("rigth",))
+    with pytest.raises(UsageError, match="did you mean 'right'"):
+        predict(queries, tmp_path / "out", task=task, settings=wrong)
+
+
+def test_lists_and_channels_name_their_outputs(
+    task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    image = write_image(tmp_path / "in" / "case_7_0000.nii.gz", scene(3)[0], GRID)
+    (tmp_path / "list.txt").write_text("# one\nin/case_7_0000.nii.gz\n")
+    for inputs in (image, tmp_path / "list.txt", [image, image]):
+        report = predict(inputs, tmp_path / "out", task=task, settings=settings)
+        assert [o.name for o in report.run.outcomes] == ["case_7"]
+    other = write_image(tmp_path / "else" / "case_7_0000.nii.gz", scene(4)[0], GRID)
+    with pytest.raises(DataRefused, match="two volumes"):
+        predict([image, other], tmp_path / "out", task=task, settings=settings)
+    with pytest.raises(UsageError, match="nothing to segment"):
+        predict([], tmp_path / "out", task=task, settings=settings)
+
+
+def test_an_output_never_replaces_its_query(
+    queries: Path, task: Path, settings: PredictSettings
+) -> None:
+    before = (queries / "a.nii.gz").read_bytes()
+    with pytest.raises(UsageError, match="replace the volume itself"):
+        predict(queries, queries, task=task, settings=settings)
+    assert (queries / "a.nii.gz").read_bytes() == before
+
+
+def test_a_task_of_another_model_is_refused_before_anything_runs(
+    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    read = read_task(task)
+    model = read.header.model.model_copy(update={"fingerprint": "0" * 64, "name": "elder"})
+    header = read.header.model_copy(update={"model": model})
+    write_task(task, Task(header, read.tokens))
+    with pytest.raises(DataRefused, match="elder"):
+        predict(queries, tmp_path / "out", task=task, settings=settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_tells_windows_time_and_memory_and_writes_nothing(
+    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    write_image(queries / "d.nii.gz", np.zeros((40, 40, 40), np.float32), GRID_40)
+    (queries / "e.nii.gz").write_bytes(b"nothing")
+    estimate = dry_run(queries, tmp_path / "out", task=task, settings=settings)
+    assert not (tmp_path / "out").exists()
+    by_case = {case.case: case for case in estimate.cases}
+    assert by_case["a"].windows == 1
+    assert by_case["d"].windows == 8
+    assert by_case["d"].seconds == pytest.approx(8 * estimate.seconds_per_window)
+    assert by_case["d"].memory_mb > by_case["a"].memory_mb > 0
+    assert by_case["e"].problem
+    assert estimate.seconds > 0
+    assert json.loads(json.dumps(estimate.to_json()))["classes"] == {"left": 1, "right": 2}
+
+
+GRID_40 = GRID.crop((0, 0, 0), (40, 40, 40))
+
+
+def test_a_full_disk_is_exit_code_five(
+    queries: Path,
+    task: Path,
+    settings: PredictSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from iris_cli.inference import job
+
+    def full(*arguments: object, **options: object) -> None:
+        raise EnvironmentProblem("the disk is full")
+
+    monkeypatch.setattr(job, "write_labels", full)
+    report = predict(queries, tmp_path / "out", task=task, settings=settings)
+    assert report.exit_code == 5
+    assert list((tmp_path / "out").glob("*.nii.gz")) == []
