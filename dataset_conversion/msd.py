@@ -7,7 +7,9 @@ Layout (medicaldecathlon.com): `imagesTr/liver_001.nii.gz` (4-D where there are 
 - `dataset.json` is the list of cases; what it lists and the folder lacks is left out and said.
 - Subjects: a number is a subject, except in Task04 Hippocampus, where cases 2k-1 and 2k are the
   two sides of one. The archive does not say so; it was found from the data (the medians of such
-  pairs differ by 3 %, those of other neighbours by 24 %).
+  pairs differ by 3 %, those of other neighbours by 24 %). The official test images, published
+  without label maps, are the other side of training subjects in part: this is said, and such a
+  test case stands as a subject of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from __future__ import annotations
 import gzip
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -91,7 +94,7 @@ def _convert_folder(source: Path, target: Path, mode: TransferMode) -> Conversio
         cases=cases,
         file_ending=_ending(source, content),
         facts=_facts(content),
-        extra=_extra(content, parsed),
+        extra=_extra(content, parsed, notes),
         description=path,
     )
     return Conversion((write_raw_set(target, raw, mode),), tuple(notes))
@@ -114,9 +117,24 @@ def _cases(
         else:
             cases.append(_case(image, None, count, Split.TEST))
     if absent:
-        names = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-        notes.append(f"{len(absent)} listed cases are not there and left out: {names}")
-    return sorted(cases, key=lambda case: case.name)
+        notes.append(f"{len(absent)} listed cases are not there and left out: {_some(absent)}")
+    return _separated(sorted(cases, key=lambda case: case.name), notes)
+
+
+def _separated(cases: list[SourceCase], notes: list[str]) -> list[SourceCase]:
+    """Test cases of training subjects as subjects of their own: the official split has them."""
+    trained = {case.subject for case in cases if case.split is Split.TRAINING}
+    shared = [c.name for c in cases if c.split is Split.TEST and c.subject in trained]
+    if shared:
+        notes.append(
+            f"{len(shared)} official test images show subjects of the training images; a score "
+            f"on them is not one on unseen subjects: {_some(shared)}"
+        )
+    return [replace(c, subject=c.name) if c.name in shared else c for c in cases]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _entries(content: Mapping[str, Any], key: str, source: Path) -> list[dict[str, Any]]:
@@ -199,6 +217,7 @@ def _facts(content: Mapping[str, Any]) -> dict[str, str]:
     return {key: str(value) for key, value in stated.items() if value}
 
 
-def _extra(content: Mapping[str, Any], parsed: DatasetJson) -> dict[str, str]:
-    stated = {"name": parsed.name, "description": content.get("description")}
+def _extra(content: Mapping[str, Any], parsed: DatasetJson, notes: Sequence[str]) -> dict[str, str]:
+    texts = [str(content.get("description") or ""), *notes]
+    stated = {"name": parsed.name, "description": "; ".join(text for text in texts if text)}
     return {key: str(value) for key, value in stated.items() if value}

@@ -72,7 +72,7 @@ class IrisError(Exception):
 
 
 def _rebuild(kind: type[IrisError], problem: str, parts: dict[str, str | None]) -> IrisError:
-    return kind(problem, **parts)  # type: ignore[arg-type]
+    return kind(problem, **parts)
 
 
 class UsageError(IrisError, ValueError):

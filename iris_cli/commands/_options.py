@@ -27,7 +27,7 @@ Workers = Annotated[
 ]
 Device = Annotated[
     str,
-    typer.Option("--device", help="auto, cpu, cuda or cuda:N. auto takes a GPU if there is one."),
+    typer.Option("--device", help="auto (a GPU if there is one), cpu, cuda or cuda:N."),
 ]
 Model = Annotated[
     str | None,

@@ -66,7 +66,7 @@ def pairs(
     modality: Annotated[str | None, typer.Option(help="ct or other (MR, PET, microscopy).")] = None,
     keep_values: Annotated[
         bool,
-        typer.Option(help="Keep label values that are not 1, 2, 3, ... (nnU-Net refuses them)."),
+        typer.Option(help="Keep values other than 1, 2, 3, ... (nnU-Net refuses them)."),
     ] = False,
     output: Target = None,
     link: Link = False,

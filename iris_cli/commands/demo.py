@@ -20,11 +20,9 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to work in.")] = Path(
-        "demo"
-    ),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder.")] = Path("demo"),
     data: Annotated[
-        str | None, typer.Option(help="A public set to download in place of phantoms: hippocampus.")
+        str | None, typer.Option(help="Download a public set in place of phantoms: hippocampus.")
     ] = None,
     model: Model = None,
     device: Device = "auto",

@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 def encode_task(
     references: Annotated[
         Path | None,
-        typer.Argument(help="Folder: images/ + labels/, imagesTr/ + labelsTr/, or pairs."),
+        typer.Argument(help="images/ + labels/, imagesTr/ + labelsTr/, or pairs."),
     ] = None,
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Names of label values.")

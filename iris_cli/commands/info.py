@@ -18,9 +18,7 @@ def register(app: typer.Typer) -> None:
 
 
 def info(
-    path: Annotated[
-        Path, typer.Argument(help="Volume, task, model, plan, receipt, data set, run.")
-    ],
+    path: Annotated[Path, typer.Argument(help="Volume, task, model, plan, receipt, set or run.")],
     as_json: Json = False,
 ) -> None:
     """Describe a file or folder that iris reads or writes.

@@ -68,7 +68,6 @@ def plan(
     out.table("reasons", ("key", "why"), [(k, v) for k, v in reasons if not k.startswith("sets.")])
     for integrity in report.integrity:
         for finding in integrity.findings:
-            out.line(
-                f"{finding.severity.value}: {finding.case or integrity.set}: {finding.message}"
-            )
+            where = finding.case or integrity.set
+            out.line(f"{finding.severity.value}: {where}: {finding.message}")
     out.say(f"wrote {report.path}; next: iris preprocess -w {workspace}")

@@ -26,7 +26,7 @@ def train(
     workspace: Workspace = Path(),
     plan: Annotated[
         Path | None,
-        typer.Option("--plan", "-p", help="Plan of a new run; default plans/default.json."),
+        typer.Option("--plan", "-p", help="Plan; default plans/default.json."),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, as training.steps=1000.")
@@ -77,11 +77,10 @@ def train(
             stop=stop,
         )
     out.result(report.to_json())
-    out.line(f"trained {report.outcome.steps} steps; model: {report.model}")
-    if report.outcome.best_score is not None:
-        out.line(
-            f"best validation Dice {report.outcome.best_score:.3f} at step {report.outcome.best_step}"
-        )
+    outcome = report.outcome
+    out.line(f"trained {outcome.steps} steps; model: {report.model}")
+    if outcome.best_score is not None:
+        out.line(f"best validation Dice {outcome.best_score:.3f} at step {outcome.best_step}")
     out.say(f"curves: {report.folder / 'progress.png'}")
 
 

@@ -29,7 +29,7 @@ from iris_cli.evaluation.metrics import METRICS, Overlap, compute_overlaps
 from iris_cli.evaluation.statistics import CONFIDENCE, SAMPLES, TableMeans, table_means
 from iris_cli.execution.jobs import CaseJob, CaseResult, run_cases
 from iris_cli.execution.progress import Progress
-from iris_cli.files.publish import publish_text
+from iris_cli.files.publish import publish_text, remove_leftovers
 from iris_cli.volume.grid import GridMatch
 from iris_cli.volume.reading import VOLUME_ENDINGS, Volume, is_volume, read_labels, volume_name
 
@@ -221,7 +221,7 @@ def evaluate_folders(
         for files in found
     ]
     jobs = [CaseJob(payload.files.case, payload) for payload in payloads]
-    run = run_cases(jobs, evaluate_case, workers=workers, progress=progress)
+    run = run_cases(jobs, evaluate_case, workers=workers, progress=progress, label="evaluate")
     scores, failed = [], {}
     for files, outcome in zip(found, run.outcomes, strict=True):
         if outcome.result is None:
@@ -287,7 +287,10 @@ def evaluate_case(payload: EvaluationPayload) -> CaseResult:
 def write_summary(path: Path, summary: Summary) -> Path:
     """Publish summary.json and, beside it, the same numbers per case as CSV."""
     text = json.dumps(summary.to_json(), indent=4, sort_keys=True, ensure_ascii=False)
-    publish_text(path.with_suffix(".csv"), summary.to_csv())
+    table = path.with_suffix(".csv")
+    for target in (path, table):
+        remove_leftovers(target.parent, target.name)
+    publish_text(table, summary.to_csv())
     return publish_text(path, text + "\n")
 
 

@@ -35,7 +35,14 @@ from typing import Any
 
 from iris_cli.errors import EnvironmentProblem, UsageError
 from iris_cli.execution.claims import Claims
-from iris_cli.execution.outcomes import CaseJob, CaseResult, Outcome, RunSummary, killed
+from iris_cli.execution.outcomes import (
+    CaseJob,
+    CaseResult,
+    Outcome,
+    RunSummary,
+    error_parts,
+    killed,
+)
 from iris_cli.execution.progress import Progress, SilentProgress
 from iris_cli.execution.schedule import Schedule
 from iris_cli.execution.signals import StopRequest, blocked
@@ -135,8 +142,7 @@ class _Worker:
     def elapsed(self) -> float:
         return time.monotonic() - self.since
 
-    def give(self, index: int, payload: Any) -> None:
-        pickled = pickle.dumps(payload)
+    def give(self, index: int, pickled: bytes) -> None:
         self.index, self.since = index, time.monotonic()
         # A worker that died meanwhile is found by its sentinel.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -223,11 +229,20 @@ class _Supervisor:
         while len(self._workers) < wanted:
             self._workers.append(self._start())
         for worker in self._workers:
-            if worker.is_ready and worker.index is None:
+            # A case that cannot be sent has failed, and the worker still waits for one.
+            while worker.is_ready and worker.index is None:
                 index = self._next()
                 if index is None:
                     return
-                worker.give(index, self._schedule.jobs[index].payload)
+                self._give(worker, index)
+
+    def _give(self, worker: _Worker, index: int) -> None:
+        try:
+            pickled = pickle.dumps(self._schedule.jobs[index].payload)
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            self._schedule.record(index, Ran(0.0, None, error_parts(error)))
+        else:
+            worker.give(index, pickled)
 
     def _ready_cases(self) -> int:
         """How many more workers could have work now."""

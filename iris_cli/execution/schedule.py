@@ -49,7 +49,9 @@ class Schedule:
 
     def wait_s(self) -> float | None:
         """Seconds until cases of other processes are looked at again; None without such."""
-        return max(0.0, self._look_again_at - time.monotonic()) if self._elsewhere else None
+        if self._pending or not self._elsewhere:
+            return None
+        return max(0.0, self._look_again_at - time.monotonic())
 
     def take(self) -> int | None:
         """The next case, claimed for this process; None where there is none right now."""

@@ -107,7 +107,8 @@ class IrisNetwork(nn.Module):
         """
         seen = class_valid
         if class_valid is not None:
-            # A softmax over no key is not a number; such an episode's logits are zeroed anyway.
+            # A softmax over no key is not a number in some attention kernels; the logits of such
+            # an episode are zeroed anyway.
             seen = class_valid | ~class_valid.any(dim=1, keepdim=True)
         x, posteriors = self.decoder(tuple(features), list(tokens), seen, recompute=recompute)
         logits: Tensor = self.out(x, posteriors)

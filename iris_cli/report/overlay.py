@@ -78,7 +78,7 @@ def _slice(array: npt.NDArray[Any], plane: str, centre: tuple[int, int, int]) ->
     """A picture with row 0 on top; canonical axes grow to superior, anterior, right."""
     z, y, x = centre
     picture = {"axial": array[z], "coronal": array[:, y], "sagittal": array[:, :, x]}[plane]
-    return picture[::-1, ::-1]
+    return np.flip(picture)
 
 
 def _aspect(plane: str, spacing_zyx: tuple[float, float, float]) -> float:

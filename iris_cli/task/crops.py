@@ -30,6 +30,10 @@ MAX_CROPS = 4
 # Candidate starts lie on a grid of patch / CANDIDATES voxels: finer ones cover a few voxels more
 # and cost eight times as much with every halving.
 CANDIDATES = 8
+# Crops are chosen by at most this many voxels of a class; what they show is counted on all of them.
+SAMPLE = 50_000
+# A sample misjudges how far a class fills a crop by less than this part.
+SAMPLE_MARGIN = 0.02
 # A further crop costs one encoder pass: it has to show at least this part of its class.
 GAIN_MIN = 0.01
 # A crop that is there already is taken if it shows nearly as much as the best new one.
@@ -109,7 +113,7 @@ def choose_crops_of_points(
     for item in found:
         if not item.fits:
             chosen[item.name] = _greedy_starts(item, starts, max_crops)
-    return _plan(points, found, starts, chosen)
+    return _plan(points, totals, patch, chosen)
 
 
 def class_points(labels: Array, classes: Mapping[str, Sequence[int]]) -> dict[str, Points]:
@@ -167,34 +171,50 @@ class _Class:
         self, name: str, points: Points, weight: float, shape: Shape3, patch: Shape3
     ) -> None:
         self.name = name
-        self.points = points
-        self.weight = weight
+        self.points = _sample(points)
+        self.weight = weight * len(points) / len(self.points)
         self.patch = np.asarray(patch, np.int64)
         self.first = points.min(axis=0)
         self.last = points.max(axis=0)
         ranges = np.asarray([start_range(n, p) for n, p in zip(shape, patch, strict=True)])
         self.low, self.high = ranges[:, 0], ranges[:, 1]
-        self.limit = FILL_MAX * math.prod(patch)
+        margin = SAMPLE_MARGIN if len(self.points) < len(points) else 0.0
+        self.limit = FILL_MAX * math.prod(patch) * (1 - margin)
         fits = bool(np.all(self.last - self.first < self.patch))
         self.fits = fits and len(points) * weight <= self.limit
+        self.voxels = len(points)
 
     @property
     def geometry_key(self) -> tuple[Any, ...]:
         """Order of treatment: widest first, by position only, never by name."""
         widest = int(np.prod(self.last - self.first + 1))
-        return (-widest, -len(self.points), *self.first.tolist(), *self.last.tolist())
+        return (-widest, -self.voxels, *self.first.tolist(), *self.last.tolist())
 
     def interval(self) -> tuple[Points, Points]:
         """Lowest and highest start (z, y, x) of the crops that hold the whole class."""
         return np.maximum(self.last - self.patch + 1, self.low), np.minimum(self.first, self.high)
 
     def inside(self, start: Sequence[int]) -> npt.NDArray[np.bool_]:
-        """Which voxels of the class the crop at `start` shows."""
-        offset = self.points - np.asarray(start)
-        return np.asarray(np.all((offset >= 0) & (offset < self.patch), axis=1))
+        """Which of the points the crop at `start` shows."""
+        return _inside(self.points, start, self.patch)
 
     def fill_allowed(self, shown: int) -> bool:
         return shown * self.weight <= self.limit
+
+
+def _inside(points: Points, start: Sequence[int], patch: Points) -> npt.NDArray[np.bool_]:
+    result = np.ones(len(points), dtype=bool)
+    for axis in range(3):
+        result &= (points[:, axis] >= start[axis]) & (points[:, axis] < start[axis] + patch[axis])
+    return result
+
+
+def _sample(points: Points) -> Points:
+    if len(points) <= SAMPLE:
+        return points
+    # Drawn, not every n-th: those would lie in planes.
+    drawn = np.random.default_rng(0).choice(len(points), SAMPLE, replace=False)
+    return points[np.sort(drawn)]
 
 
 def _shared_starts(classes: Sequence[_Class]) -> list[Shape3]:
@@ -310,22 +330,22 @@ def _box_sums(
 
 def _plan(
     points: Mapping[str, Points],
-    found: Sequence[_Class],
-    starts: Sequence[Shape3],
+    voxels: Mapping[str, int],
+    patch: Shape3,
     chosen: Mapping[str, Sequence[Shape3]],
 ) -> CropPlan:
-    crops, shown = [], {item.name: np.zeros(len(item.points), dtype=bool) for item in found}
-    order = [name for name in points if name in shown]
-    by_name = {item.name: item for item in found}
-    for start in sorted(set(starts)):
-        voxels = {}
-        for name in order:
-            if start in chosen[name]:
-                inside = by_name[name].inside(start)
+    """Count what the chosen crops show, on all points."""
+    size = np.asarray(patch, np.int64)
+    shown = {name: np.zeros(len(points[name]), dtype=bool) for name in chosen}
+    crops = []
+    for start in sorted({start for starts in chosen.values() for start in starts}):
+        counted = {}
+        for name in points:
+            if start in chosen.get(name, ()):
+                inside = _inside(points[name], start, size)
                 shown[name] |= inside
-                voxels[name] = round(int(inside.sum()) * by_name[name].weight)
-        if voxels:
-            crops.append(Crop(start, voxels))
+                counted[name] = round(int(inside.sum()) * voxels[name] / len(points[name]))
+        crops.append(Crop(start, counted))
     coverage = {name: float(shown[name].mean()) if name in shown else 0.0 for name in points}
     return CropPlan(tuple(crops), coverage)
 

@@ -85,7 +85,7 @@ def encode_references(
     require_profile(model)
     known = {0, *other_values, *(value for label in classes for value in label.values)}
     known |= set() if ignore_value is None else {ignore_value}
-    checked = _check_all(references, classes, known)
+    checked = _check_all(references, classes, known, ignore_value)
     sizes = [item.size for item in checked]
     _require_voxels(classes, checked)
     used = modality or _unanimous(checked)
@@ -167,7 +167,10 @@ class _EncodedReference:
 
 
 def _check_all(
-    references: Sequence[Reference], classes: Sequence[ClassLabel], known: set[int]
+    references: Sequence[Reference],
+    classes: Sequence[ClassLabel],
+    known: set[int],
+    ignore_value: int | None,
 ) -> list[_Checked]:
     checked: list[_Checked] = []
     kept_voxels = 0
@@ -176,6 +179,8 @@ def _check_all(
         present = tuple(int(value) for value in np.unique(labels.array))
         _refuse_undeclared(files, present, known)
         annotated = {c.name: c.values for c in classes if c.name not in files.not_annotated}
+        if ignore_value in present:
+            notes = (*notes, "voxels with the ignored value count as background")
         kept_voxels += image.array.size
         checked.append(
             _Checked(

@@ -44,6 +44,7 @@ _COMMENT_SIZE = len(_COMMENT) + 64
 _ROOT = "archive"
 _HEADER_LIMIT = 4 << 20
 _ALIGNMENT = 64
+_LOCAL_HEADER_SIZE = 30  # of a zip entry, without its name and extra field
 _TIME = (1980, 1, 1, 0, 0, 0)
 # What zipfile raises on forged directories, beside BadZipFile.
 _ZIP_ERRORS = (
@@ -223,7 +224,7 @@ def _add(archive: zipfile.ZipFile, buffer: io.BytesIO, name: str, data: bytes) -
     entry = zipfile.ZipInfo(f"{_ROOT}/{name}", _TIME)
     entry.create_system = 3
     # torch maps tensors from the file in place: their bytes must lie on its alignment.
-    used = buffer.tell() + zipfile.sizeFileHeader + len(entry.filename) + 4  # type: ignore[attr-defined]
+    used = buffer.tell() + _LOCAL_HEADER_SIZE + len(entry.filename) + 4
     padding = -used % _ALIGNMENT
     entry.extra = b"FB" + struct.pack("<H", padding) + bytes(padding)
     archive.writestr(entry, data)

@@ -50,7 +50,6 @@ def episode_loss(
     overlap = (2 * both + SMOOTH) / (probability.sum(dim=2) + target.sum(dim=2) + SMOOTH)
     per_class = 1 - overlap + entropy
     used = valid & (voxels > 0)
-    # where, not a product: a class that does not count may be anything, even infinite.
     per_class = torch.where(used, per_class, torch.zeros_like(per_class))
     classes = used.sum(dim=1)
     per_episode = per_class.sum(dim=1) / classes.clamp(min=1)

@@ -26,7 +26,8 @@ def build_optimiser(
         )
     from pytorch_optimizer import Lamb  # takes a second to import
 
-    # Decoupled decay would leave wd * w out of the trust ratio; pre_norm clips a second time.
+    # Decoupled decay would leave wd * w out of the trust ratio; pre_norm clips a second time;
+    # adam_debias, whatever its name says, is what switches the bias correction of the step off.
     lamb: torch.optim.Optimizer = Lamb(
         parameters,
         lr=settings.lr,
@@ -34,6 +35,7 @@ def build_optimiser(
         weight_decay=settings.weight_decay,
         weight_decouple=False,
         pre_norm=False,
+        adam_debias=True,
         eps=1e-6,
     )
     return lamb

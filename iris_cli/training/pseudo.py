@@ -47,6 +47,8 @@ REGIONS_MAX = 5
 REGION_VOLUME = (0.0006, 0.15)
 SUPERVOXEL_EDGES = (6, 8, 11, 15, 20)
 SUPERVOXEL_SHARE = 0.6
+# The levels of a group differ by at most this many standard deviations of the image from the seed.
+GROUP_LEVELS = 0.5
 # A region that overlaps a held-out class by more than this part of either is rejected.
 HELD_OUT_OVERLAP = 0.1
 # Below this standard deviation of the base there is nothing to find (air, padding).
@@ -235,7 +237,8 @@ def _supervoxel_groups(
     for seed in rng.permutation(np.flatnonzero(count))[:wanted]:
         distance = np.abs(place - place[seed]).max(axis=1)
         unlike = np.abs(level - level[seed]) + 0.3 * distance
-        near = np.flatnonzero((distance <= 2) & (count > 0))
+        alike = np.abs(level - level[seed]) < GROUP_LEVELS
+        near = np.flatnonzero((distance <= 2) & (count > 0) & alike)
         order = near[np.argsort(unlike[near], kind="stable")]
         member = np.zeros(count.size + 1, bool)
         member[order[: int(rng.integers(1, 7))]] = True
@@ -251,11 +254,21 @@ def _supervoxel_groups(
 def _thresholded(
     image: Image, inside: Mask, rng: np.random.Generator, wanted: int
 ) -> Iterator[Mask]:
-    """Connected parts of a random band of the smoothed image's quantiles."""
-    smooth = ndimage.gaussian_filter(image, float(rng.uniform(0.8, 2.5)))
+    """Connected parts of a random band of the smoothed image.
+
+    The band is one of quantiles (large structures) or of intensities (small bright or dark ones, of
+    which quantiles know nothing), and reaches one end of the range in one of three cases.
+    """
+    smooth = ndimage.gaussian_filter(image, float(rng.uniform(0.8, 2.0)))
     width = rng.uniform(0.05, 0.4)
     low = 1 - width if rng.random() < 0.3 else rng.uniform(0, 1 - width)
-    first, last = np.quantile(smooth[inside][::7], [low, min(1.0, low + width)])
+    ends = [low, min(1.0, low + width)]
+    sample = smooth[inside][::7]
+    if rng.random() < 0.5:
+        first, last = np.quantile(sample, ends)
+    else:
+        first, last = np.interp(ends, [0, 1], [sample.min(), sample.max()])
+    last = np.inf if ends[1] >= 1 else last
     band = (smooth >= first) & (smooth <= last) & inside
     band = ndimage.binary_opening(band) if rng.random() < 0.5 else band
     parts, number = ndimage.label(band)

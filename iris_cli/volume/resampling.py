@@ -43,7 +43,7 @@ SMALLEST_SIGMA = 1e-3
 TIE = 1e-6
 """Weights this close are equal: the difference comes from rounding of coordinates."""
 
-BLOCK_VOXELS = 1 << 22
+BLOCK_VOXELS = 1 << 20
 """Output voxels worked at a time; bounds the temporary arrays to some tens of MB."""
 
 
@@ -82,7 +82,7 @@ def resample_labels(array: npt.NDArray[Any], source: Grid, target: Grid) -> npt.
         return array.copy()
     labels = torch.from_numpy(array.astype(_TORCH_TYPES.get(array.dtype.name, array.dtype)))
     out = np.empty(target.shape_zyx, dtype=array.dtype)
-    for start, stop in _slabs(target.shape_zyx, BLOCK_VOXELS // 4):
+    for start, stop in _slabs(target.shape_zyx, BLOCK_VOXELS):
         corners = _Corners.of_slab(source, target, start, stop)
         out[start:stop] = _heaviest(labels, corners).numpy()
     return out
@@ -230,10 +230,13 @@ def _separable(
 ) -> Tensor:
     """(Z, Y, X) resampled axis by axis, in the order of least work.
 
-    Axes that shrink come first; x, whose planes are not contiguous, last among its kind.
+    Axes that shrink come first. Picking along x is slow (its planes are not contiguous), so it
+    runs while the array is smallest: last of those that shrink, first of those that grow.
     """
     growth = [len(axis.index) / axis.size for axis in axes]
-    for dim in sorted(range(3), key=lambda dim: (growth[dim] >= 1, dim == 2, growth[dim])):
+    for dim in sorted(
+        range(3), key=lambda d: (growth[d] >= 1, (growth[d] < 1) == (d == 2), growth[d])
+    ):
         values = _along(values, dim, axes[dim], sigmas[dim])
     return values
 
@@ -394,14 +397,14 @@ def _best_rank(
 ) -> Tensor:
     """0 for background, else 1 + position in `order` of the class with the largest logit."""
     best = torch.zeros(shape_zyx, dtype=torch.float32, device=scores.device)
-    rank = torch.zeros(shape_zyx, dtype=torch.int32, device=scores.device)
+    small = torch.uint8 if len(order) < 256 else torch.int32
+    rank = torch.zeros(shape_zyx, dtype=small, device=scores.device)
     for position, index in enumerate(order, start=1):
         found = slab(scores[index])
         if found is None:
             continue
         (rows, columns), logit = found
         best_part, rank_part = best[:, rows, columns], rank[:, rows, columns]
-        better = logit > best_part
-        best_part.copy_(torch.where(better, logit.float(), best_part))
-        rank_part.masked_fill_(better, position)
+        rank_part.masked_fill_(logit > best_part, position)
+        torch.fmax(best_part, logit.float(), out=best_part)
     return rank

@@ -23,6 +23,12 @@ from iris_cli.volume.payload import FIX_DAMAGED, Packing
 MAX_HEADER_BYTES = 1 << 20
 """A longer text header is no header."""
 
+LARGEST_MM = 1e30
+"""Lengths beyond this are no lengths; their squares would still be finite."""
+
+LONGEST_NAME = 200
+"""Characters of a data file's name, which file systems limit to 255 bytes."""
+
 NRRD_TYPES = {
     "int8": "signed char, int8, int8_t",
     "uint8": "uchar, unsigned char, uint8, uint8_t",
@@ -188,18 +194,18 @@ def beside(path: Path, name: str) -> Path:
         raise DataRefused(
             "the header points to voxels outside its own folder",
             file=path,
-            found=repr(name),
+            found=repr(name[:80]),
             expected="the name of a file in the same folder",
             fix="put both files into one folder and correct the name in the header",
         )
     if re.match(r"LIST\b", name) or "%" in name:
-        raise _unsupported(path, f"voxels in several files ({name})", "one data file")
+        raise _unsupported(path, f"voxels in several files ({name[:80]})", "one data file")
     target = path.parent / name
-    if not target.is_file():
+    if len(name) > LONGEST_NAME or not name.isprintable() or not target.is_file():
         raise DataRefused(
             "the data file of this header is missing",
             file=path,
-            found=f"no file {name}",
+            found=f"no file {name[:80]!r}",
             expected="header and data file side by side",
             fix="copy both files",
         )
@@ -378,9 +384,10 @@ def _integers(
 def _numbers(text: str, count: int, path: Path, separator: str | None = None) -> list[float]:
     """`count` finite numbers; anything else is a damaged header."""
     words = [word.strip() for word in text.split(separator)]
-    if len(words) != count or not all(_NUMBER.fullmatch(word) for word in words):
+    numbers = [float(word) for word in words if _NUMBER.fullmatch(word)]
+    if not len(words) == len(numbers) == count or max(map(abs, numbers)) > LARGEST_MM:
         raise _bad(path, repr(text[:80]), f"{count} finite numbers")
-    return [float(word) for word in words]
+    return numbers
 
 
 def _positive(edges: list[float], path: Path) -> list[float]:

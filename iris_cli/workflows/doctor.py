@@ -81,10 +81,9 @@ def _packages() -> list[Check]:
 def _compute() -> list[Check]:
     import torch
 
-    from iris_cli.execution.threads import passive_waiting
-
     threads = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
-    waiting = "passive" if passive_waiting() else "active: shared machines suffer"
+    passive = os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive"
+    waiting = "passive" if passive else "active: shared machines suffer"
     checks = [Check("threads", f"{threads}, waiting {waiting}")]
     flags = _cpu_flags()
     bf16 = sorted(flags & {"avx512_bf16", "amx_bf16"})

@@ -70,18 +70,14 @@ def _describe_volume(path: Path) -> Description:
 
     volume = read_image(path)
     stored = volume.native.grid
-    finite = (
-        volume.array[np.isfinite(volume.array)] if volume.array.dtype.kind == "f" else volume.array
-    )
+    finite = volume.array[np.isfinite(volume.array)]
     facts: dict[str, Any] = {
         "shape (x, y, z) as stored": list(stored.shape_xyz),
         "spacing (x, y, z) as stored, mm": [round(float(s), 6) for s in stored.spacing_xyz],
         "canonical shape (z, y, x)": list(volume.grid.shape_zyx),
         "affine to RAS+ mm": [[round(float(v), 6) for v in row] for row in stored.affine],
         "type": str(volume.array.dtype),
-        "smallest and largest value": [float(finite.min()), float(finite.max())]
-        if finite.size
-        else None,
+        "smallest and largest value": _range(finite),
         "not finite": int(volume.array.size - finite.size),
         "content hash": volume.content_hash(),
         "notes": list(volume.notes),
@@ -89,6 +85,10 @@ def _describe_volume(path: Path) -> Description:
     names = read_class_names(path)
     classes = tuple({"value": value, "class": name} for value, name in names.items())
     return Description("volume", path, facts, {"classes": classes} if classes else {})
+
+
+def _range(values: Any) -> list[float] | None:
+    return [float(values.min()), float(values.max())] if values.size else None
 
 
 def _describe_task(path: Path) -> Description:

@@ -13,7 +13,7 @@ from iris_cli.errors import UsageError
 from iris_cli.execution.progress import Progress
 from iris_cli.execution.signals import StopRequest
 from iris_cli.files.schema import nearest
-from iris_cli.planning.estimate import TrainingEstimate, estimate_training
+from iris_cli.planning.estimate import TrainingEstimate, estimate_preprocessing, estimate_training
 from iris_cli.planning.overrides import apply_overrides, override_record, split_override
 from iris_cli.planning.plan import Plan, RawSet, make_plan, write_plan
 from iris_cli.planning.presets import DEFAULT_PRESET, Preset, preset
@@ -25,12 +25,16 @@ RAW, PLANS, DEFAULT_PLAN = "raw", "plans", "default"
 
 @dataclass(frozen=True)
 class PlanReport:
-    """What planning found and decided, and where the plan was written."""
+    """What planning found and decided, and where the plan was written.
+
+    preprocess_bytes: most memory that one worker of `iris preprocess` will take.
+    """
 
     plan: Plan
     path: Path
     integrity: tuple[IntegrityReport, ...]
     estimate: TrainingEstimate
+    preprocess_bytes: int
 
     def set_rows(self) -> list[dict[str, str]]:
         """One row per set for a table."""
@@ -43,6 +47,7 @@ class PlanReport:
             "plan": self.plan.model_dump(mode="json", by_alias=True),
             "integrity": [report.to_json() for report in self.integrity],
             "estimate": self.estimate.model_dump(mode="json"),
+            "preprocess_bytes_per_worker": self.preprocess_bytes,
         }
 
 
@@ -88,7 +93,7 @@ def plan(
     made = _note(made, early)
     path = output or workspace / PLANS / f"{name}.json"
     write_plan(path, made)
-    return PlanReport(made, path, reports, estimate_training(made))
+    return PlanReport(made, path, reports, estimate_training(made), estimate_preprocessing(made))
 
 
 def find_raw_sets(

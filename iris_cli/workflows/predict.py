@@ -34,7 +34,7 @@ from iris_cli.inference.sliding import predict_logits
 from iris_cli.inference.windows import window_starts
 from iris_cli.model.model import Model, shipped_models
 from iris_cli.task.encoding import require_profile
-from iris_cli.task.task_file import Task, TaskClass, read_task
+from iris_cli.task.task_file import Task, TaskClass, TaskHeader, read_task
 from iris_cli.volume.reading import AssumedSpacing, read_grid
 from iris_cli.workflows.encode_task import ReferenceSource, encode_task
 
@@ -250,9 +250,7 @@ def _prepare(
         encode_task(references, task, model=settings.model, device=settings.device)
     assert task is not None
     header = read_task(task).header
-    name = settings.model
-    if name is None and header.model.name in shipped_models():
-        name = header.model.name
+    name = settings.model or _own_model(header, task)
     queries = _find(inputs, header.channel)
     payloads = tuple(_payload(query, output, task, name, settings) for query in queries)
     model, loaded = load_payload(payloads[0])
@@ -260,6 +258,19 @@ def _prepare(
     check_model(model, header)
     kept = kept_classes(header, settings.classes)
     return _Prepared(payloads, model, loaded, tuple(header.classes[index] for index in kept))
+
+
+def _own_model(header: TaskHeader, task: Path) -> str:
+    """The shipped model that a task was made with."""
+    if header.model.name in shipped_models():
+        return header.model.name
+    raise UsageError(
+        f"the task was encoded with model {header.model.name!r} {header.model.version}, "
+        "which does not ship with iris",
+        file=task,
+        expected="that model, with --model",
+        fix="give its folder with --model, or encode the task again with a shipped model",
+    )
 
 
 def _find(inputs: Path | Sequence[Path], channel: int) -> list[QueryVolume]:

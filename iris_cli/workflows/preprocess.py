@@ -1,6 +1,7 @@
 """`iris preprocess`: the cases of a plan into the preprocessed store.
 
-A rerun computes only what has no matching receipt, so a killed run is finished by the same line.
+A rerun computes only what has no matching receipt, so a killed run is finished by the same line;
+several processes on one workspace share the cases.
 Test cases are left out: training never needs them, and scoring works on raw volumes.
 """
 
@@ -17,7 +18,7 @@ from iris_cli.execution.jobs import CaseJob, RunSummary, run_cases
 from iris_cli.execution.progress import Progress
 from iris_cli.execution.signals import StopRequest
 from iris_cli.files.schema import nearest
-from iris_cli.planning.plan import PER_CASE, Plan, SetPlan, read_plan
+from iris_cli.planning.plan import PER_CASE, PREPROCESSED, Plan, SetPlan, read_plan
 from iris_cli.preparation.preprocess import GUESS, PreprocessPayload, preprocess_case
 from iris_cli.preparation.store import Role, list_cases, remove_view
 
@@ -64,7 +65,6 @@ def preprocess(
     workspace: Path,
     sets: Sequence[str] = (),
     workers: int = 0,
-    claims: Path | None = None,
     progress: Progress | None = None,
     stop: StopRequest | None = None,
 ) -> PreprocessReport:
@@ -86,7 +86,13 @@ def preprocess(
             for payload in payloads_of_set(planned, name, raw, workspace)
         ]
     run = run_cases(
-        jobs, preprocess_case, workers=workers, progress=progress, claims=claims, stop=stop
+        jobs,
+        preprocess_case,
+        workers=workers,
+        progress=progress,
+        label="preprocessing",
+        claims=workspace / PREPROCESSED / ".claims",
+        stop=stop,
     )
     return PreprocessReport(run, {name: planned.store_folder(workspace, name) for name in names})
 

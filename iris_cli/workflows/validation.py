@@ -126,7 +126,8 @@ def _label(case: Case) -> Path:
 def _figures(jobs: list[_Job], model: Model, device: str) -> dict[str, float]:
     """Mean Dice per set and number of references; `score` is of held-out classes if there are."""
     figures: dict[str, float] = {}
-    seen, unseen = [], []
+    seen: list[float] = []
+    unseen: list[float] = []
     for job in jobs:
         dice = job.dice(model, device)
         means = {name: float(np.mean(values)) for name, values in dice.items() if values}

@@ -26,9 +26,12 @@ def test_the_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_after_an_error(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), building_folder(tmp_path / "raw/set") as folder:
+    def fail(folder: Path) -> None:
         touch(folder / "a")
         raise KeyError
+
+    with pytest.raises(KeyError), building_folder(tmp_path / "raw/set") as folder:
+        fail(folder)
     assert os.listdir(tmp_path / "raw") == []
 
 

@@ -46,10 +46,13 @@ def test_a_claim_has_one_holder_and_can_be_released(tmp_path: Path) -> None:
 
 
 def test_claims_are_released_when_the_work_ends_with_an_error(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), Claims(tmp_path) as claims:
-        claims.take("a")
+    def fail(claims: Claims) -> None:
+        assert claims.take("a")
         raise KeyError
-    assert not claims.path("a").exists()
+
+    with pytest.raises(KeyError), Claims(tmp_path / "claims") as claims:
+        fail(claims)
+    assert not (tmp_path / "claims").exists()
 
 
 def test_a_claim_of_a_process_that_is_gone_is_taken_over_at_once(tmp_path: Path) -> None:

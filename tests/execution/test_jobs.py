@@ -23,6 +23,7 @@ from iris_cli.errors import (
     Stopped,
     UsageError,
 )
+from iris_cli.execution.claims import Claims
 from iris_cli.execution.jobs import CaseJob, RunSummary, run_cases
 from iris_cli.execution.signals import StopRequest
 from tests.execution.case_functions import (
@@ -273,3 +274,27 @@ def test_two_cases_of_one_name_are_refused() -> None:
 
 def test_no_cases_are_no_failure() -> None:
     assert run(workers=2).exit_code == 0
+
+
+def test_a_payload_that_cannot_be_sent_fails_its_case_only() -> None:
+    cases = [CaseJob("a", threading.Lock()), CaseJob("b", Order("work"))]
+    summary = run_cases(cases, perform, workers=1)
+    assert statuses(summary) == ["failed", "done"]
+    assert "pickle" in (summary.failed[0].error or {})["problem"]
+
+
+def test_cases_held_elsewhere_come_last_and_are_kept(tmp_path: Path) -> None:
+    with Claims(tmp_path / "claims") as others:
+        assert others.take("case_0")
+
+        def finish_elsewhere() -> None:
+            time.sleep(0.5)
+            publish_once(Order("work", 0, tmp_path))
+            others.release("case_0")
+
+        thread = threading.Thread(target=finish_elsewhere)
+        thread.start()
+        cases = jobs(*[Order("work", value, tmp_path) for value in range(3)])
+        summary = run_cases(cases, publish_once, claims=tmp_path / "claims")
+        thread.join()
+    assert statuses(summary) == ["kept", "done", "done"]

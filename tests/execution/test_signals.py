@@ -53,10 +53,13 @@ def test_handlers_are_put_back_and_inner_uses_change_nothing() -> None:
 
 
 def test_a_second_interrupt_becomes_interrupted() -> None:
-    with pytest.raises(Interrupted) as caught, StopRequest():
+    def interrupt_twice() -> None:
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.05)
+
+    with pytest.raises(Interrupted) as caught, StopRequest():
+        interrupt_twice()
     assert caught.value.exit_code == 130
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pydantic
 import pytest
 
 from iris_cli.errors import DataRefused, UsageError
@@ -16,7 +17,7 @@ class _Inner(Record):
 
 class _Outer(Record):
     training: _Inner
-    sets: dict[str, _Inner] = {}
+    sets: dict[str, _Inner] = pydantic.Field(default_factory=dict)
 
 
 def _write(path: Path, text: str) -> Path:

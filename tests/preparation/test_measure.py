@@ -38,7 +38,8 @@ def test_empty_label_map_has_no_extent() -> None:
     assert measure_classes(np.zeros((3, 3, 3), np.uint8), SPACING, {"a": (1,)}) == ({}, 0.0)
 
 
-def test_counts_include_background() -> None:
-    counts, boxes = count_and_box(two_boxes(3, 9))
-    assert counts == {0: 6000 - 152, 3: 150, 9: 2}
-    assert set(boxes) == {3, 9}
+@pytest.mark.parametrize("two", [9, 70000])
+def test_counts_include_background_and_boxes_do_not(two: int) -> None:
+    counts, boxes = count_and_box(two_boxes(3, two))
+    assert counts == {0: 6000 - 152, 3: 150, two: 2}
+    assert set(boxes) == {3, two}

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iris_cli.task import crops
 from iris_cli.task.crops import (
-    FILL_MAX,
     choose_crops,
     choose_crops_of_points,
     class_points,
@@ -65,7 +65,7 @@ def test_a_class_that_fills_the_volume_is_shown_at_its_border() -> None:
     plan = choose_crops({"a": mask}, PATCH)
     assert plan.crops
     for crop in plan.crops:
-        assert 0 < crop.voxels["a"] <= FILL_MAX * math.prod(PATCH)
+        assert 0 < crop.voxels["a"] <= 0.6 * math.prod(PATCH)
 
 
 def test_where_every_crop_is_too_full_the_emptiest_is_taken() -> None:
@@ -111,6 +111,16 @@ def test_sampled_points_estimate_how_far_a_class_fills_the_crop() -> None:
     for crop in plan.crops:
         shown = cut(mask, crop.start_zyx, PATCH, False).mean()
         assert 0 < shown < 0.9
+
+
+def test_a_very_large_class_is_counted_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crops, "SAMPLE", 300)
+    mask = np.zeros((40, 20, 20), bool)
+    mask[2:38, 7:13, 7:13] = True
+    plan = choose_crops({"a": mask}, PATCH)
+    assert 0.85 < plan.coverage["a"] <= 1
+    for crop in plan.crops:
+        assert crop.voxels["a"] == cut(mask, crop.start_zyx, PATCH, False).sum()
 
 
 def test_class_points_are_those_of_argwhere_with_regions_and_gaps() -> None:
@@ -192,6 +202,22 @@ def test_cut_equals_indexing_of_a_padded_array(
     np.testing.assert_array_equal(cut(array, start, patch, -1), padded[index])
     stacked = cut(np.stack([array, array + 1]), start, patch, -1)
     np.testing.assert_array_equal(stacked[0], padded[index])
+
+
+def test_which_classes_share_a_crop_does_not_depend_on_their_order() -> None:
+    # b fits one crop with a, and one with c, but not with both.
+    masks = boxes(
+        (16, 16, 40), a=np.s_[6:9, 6:9, 2:6], b=np.s_[6:9, 6:9, 14:17], c=np.s_[6:9, 6:9, 25:28]
+    )
+    plans = [
+        choose_crops({name: masks[name] for name in order}, PATCH)
+        for order in itertools.permutations("abc")
+    ]
+    for plan in plans:
+        assert len(plan.crops) == 2
+        assert [dict(crop.voxels) for crop in plan.crops] == [
+            dict(crop.voxels) for crop in plans[0].crops
+        ]
 
 
 def test_box_sums_equal_counting_voxel_by_voxel() -> None:

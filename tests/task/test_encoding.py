@@ -216,8 +216,10 @@ def test_undeclared_values_are_refused_with_file_and_values(
     with pytest.raises(DataRefused, match="x_seg") as caught:
         encode_references(model, [reference], [A, B])
     assert caught.value.found == "7"
-    encode_references(model, [reference], [A, B], ignore_value=7)
-    encode_references(model, [reference], [A, B], other_values=[7])
+    ignored = encode_references(model, [reference], [A, B], ignore_value=7)
+    assert any("ignored value" in warning for warning in ignored.header.warnings)
+    other = encode_references(model, [reference], [A, B], other_values=[7])
+    assert other.header.warnings == ()
 
 
 def test_another_grid_is_refused_and_rounding_is_noted(

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iris_cli.training import views
 from iris_cli.training.settings import GeometrySettings
 from iris_cli.training.views import (
     View,
@@ -85,18 +86,18 @@ def test_image_and_masks_agree_in_every_view(seed: int, scale: float, strong: bo
     assert int(masks.sum()) > 20
 
 
-@given(seed=st.integers(0, 10_000), scale=st.floats(0.5, 2.0))
+@given(seed=st.integers(0, 10_000), scale=st.floats(0.5, 1.5))
 @settings(max_examples=25, deadline=None)
-def test_only_the_bounds_of_a_view_are_read_and_they_suffice(seed: int, scale: float) -> None:
+def test_the_bounds_of_a_view_hold_everything_it_needs(seed: int, scale: float) -> None:
     rng = np.random.default_rng(seed)
     volume = rng.standard_normal((40, 44, 48)).astype(np.float32)
     view = draw_view(rng, rng.uniform(10, 30, 3), scale, PATCH, STRONG, strong=True)
     part = sample_image(view, PATCH, volume.shape, lambda r: volume[r], fill=0.0)
-    # The same volume inside a larger one: the bounds now meet other voxels.
-    wide = np.pad(volume, 4)
-    moved = View(view.centre + 4, view.matrix, view.bend)
-    whole = sample_image(moved, PATCH, wide.shape, lambda r: wide[r], fill=0.0)
-    assert float((part - whole).abs().max()) < 1e-3 or view.ratio >= 1.75
+    everything = (slice(0, 40), slice(0, 44), slice(0, 48))
+    with pytest.MonkeyPatch.context() as patcher:
+        patcher.setattr(views, "_region", lambda *_: everything)
+        whole = sample_image(view, PATCH, volume.shape, lambda r: volume[r], fill=0.0)
+    torch.testing.assert_close(part, whole, rtol=0, atol=1e-4)
 
 
 def test_a_coarse_view_is_smoothed_before_it_is_sampled() -> None:

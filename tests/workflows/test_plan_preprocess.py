@@ -81,6 +81,15 @@ def test_workers_give_the_same_content(workspace: Path, tmp_path: Path) -> None:
     assert contents(other) == contents(workspace)
 
 
+def test_unlabelled_cases_keep_their_label_maps_closed(tmp_path: Path) -> None:
+    roles = {"a": "unlabelled"}
+    make_set(tmp_path / "raw" / "boxes", ("a", "b"), iris={"roles": roles})
+    report = planned(tmp_path)
+    folder = preprocess(report.plan, workspace=tmp_path).folders["boxes"]
+    assert not open_case(folder, "a").stored.labelled
+    assert open_case(folder, "b").stored.labelled
+
+
 def test_one_bad_case_fails_alone(workspace: Path) -> None:
     report = planned(workspace)
     label = label_file(workspace / "raw" / "boxes", "b")
@@ -188,3 +197,27 @@ def test_killed_at_random_and_run_again_gives_the_same_store(tmp_path: Path) -> 
     assert preprocess(workspace / "plans" / "default.json", workspace=workspace).exit_code == 0
     assert contents(workspace) == expected
     assert not list((workspace / "preprocessed").rglob(".*"))
+
+
+_PEAK = """
+import sys
+from pathlib import Path
+from iris_cli.workflows.preprocess import preprocess
+workspace = Path(sys.argv[1])
+assert preprocess(workspace / "plans" / "default.json", workspace=workspace).exit_code == 0
+# Not ru_maxrss, which a child inherits from the process that started it.
+status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+print(int(status["VmHWM"].split()[0]) * 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read as Linux reports it")
+@pytest.mark.parametrize("spacing", [0.8, 2.0])
+def test_peak_memory_stays_within_its_prediction(tmp_path: Path, spacing: float) -> None:
+    large = grid((200, 256, 256), (1.0, 1.0, 1.0))
+    make_set(tmp_path / "raw" / "boxes", ("a",), a_grid=large)
+    report = planned(tmp_path, overrides=[f"sets.boxes.spacing_mm={spacing}"])
+    command = [sys.executable, "-c", _PEAK, str(tmp_path)]
+    peak = int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+    assert 0.5 * report.preprocess_bytes < peak < 1.15 * report.preprocess_bytes

@@ -1,0 +1,172 @@
+"""R2: kill -9 at random moments; nothing is torn, and the same line finishes to the same content."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from iris_cli.dataset.phantoms import write_phantom_dataset
+from iris_cli.files.hashing import hash_array
+from iris_cli.model.model import ModelCard, save_model
+from iris_cli.network.config import NetworkConfig
+from iris_cli.network.iris_network import IrisNetwork
+from iris_cli.preparation.store import list_cases, open_case
+from iris_cli.task.task_file import read_task
+from iris_cli.volume.reading import read_labels
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+KILLS = 20
+CASES = 8
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command line and what it makes: `content` reads every file with a final name."""
+
+    words: Callable[[Path], list[str]]
+    content: Callable[[Path], dict[str, Any]]
+    prepare: Callable[[Path], None] = lambda folder: None
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with raw phantoms, a plan, a tiny model and a task."""
+    folder = tmp_path_factory.mktemp("inputs")
+    write_phantom_dataset(folder / "raw" / "torso", list(range(1, CASES + 1)), voxel_mm=6.0)
+    torch.manual_seed(0)
+    network = IrisNetwork(NetworkConfig.tiny())
+    card = ModelCard.of(network, name="tiny", s0=6.0, patch=32)
+    save_model(folder / "tiny", network, card)
+    _finish(["plan", "-w", str(folder), "--preset", "tiny"])
+    _finish(_encode(folder, folder / "torso.task.pt"))
+    return folder
+
+
+def _encode(inputs: Path, target: Path) -> list[str]:
+    refs, model = str(inputs / "raw" / "torso"), str(inputs / "tiny")
+    return ["encode-task", refs, "-o", str(target), "-m", model]
+
+
+def _command(words: list[str]) -> list[str]:
+    code = "from iris_cli.commands.app import main; main()"
+    return [sys.executable, "-c", code, *words]
+
+
+def _finish(words: list[str]) -> float:
+    began = time.monotonic()
+    ran = subprocess.run(_command(words), env=ENVIRONMENT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    return time.monotonic() - began
+
+
+def _kill_after(words: list[str], seconds: float) -> bool:
+    """Start the line and kill it; whether it was still running. Workers die with their parent."""
+    process = subprocess.Popen(
+        _command(words), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        return True
+    return False
+
+
+def _receipts(folder: Path) -> dict[str, Any]:
+    return {
+        path.name: json.loads(path.read_text())["content"]
+        for path in sorted(folder.glob("*.json"))
+        if not path.name.startswith(".")
+    }
+
+
+def _store_content(folder: Path) -> dict[str, Any]:
+    """Arrays and receipts of the preprocessed store; opening verifies nothing is torn."""
+    found: dict[str, Any] = {}
+    for store in sorted((folder / "preprocessed").glob("*/*")):
+        found |= _receipts(store)
+        for name in list_cases(store):
+            volume = open_case(store, name)
+            everything = tuple(slice(0, n) for n in volume.shape)
+            found[f"{name} image"] = hash_array(volume.image(everything))
+            found[f"{name} label"] = hash_array(volume.label(everything))
+    return found
+
+
+def _predicted_content(folder: Path) -> dict[str, Any]:
+    found = _receipts(folder / "out" / ".iris")
+    for path in sorted((folder / "out").glob("*.nii.gz")):
+        if not path.name.startswith("."):
+            found[path.name] = read_labels(path).content_hash()
+    return found
+
+
+def _task_content(folder: Path) -> dict[str, Any]:
+    path = folder / "x.task.pt"
+    return {path.name: read_task(path).fingerprint()} if path.exists() else {}
+
+
+def _jobs(inputs: Path) -> dict[str, Job]:
+    def link_raw(folder: Path) -> None:
+        (folder / "raw").symlink_to(inputs / "raw")
+        shutil.copytree(inputs / "plans", folder / "plans")
+
+    def predict(folder: Path) -> list[str]:
+        task, model = str(inputs / "torso.task.pt"), str(inputs / "tiny")
+        images = str(inputs / "raw" / "torso" / "imagesTr")
+        return ["predict", "-t", task, "-m", model, "-i", images, "-o", str(folder / "out")]
+
+    return {
+        "preprocess": Job(lambda f: ["preprocess", "-w", str(f)], _store_content, link_raw),
+        "predict": Job(predict, _predicted_content),
+        "encode-task": Job(lambda f: _encode(inputs, f / "x.task.pt"), _task_content),
+    }
+
+
+@pytest.mark.parametrize("name", ["preprocess", "predict", "encode-task"])
+def test_killed_at_random_the_same_line_finishes_to_the_same_content(
+    name: str, inputs: Path, tmp_path: Path
+) -> None:
+    job = _jobs(inputs)[name]
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    job.prepare(whole)
+    seconds = _finish(job.words(whole))
+    expected = job.content(whole)
+    generator = random.Random(12)
+    killed = partly = 0
+    for trial in range(KILLS):
+        folder = tmp_path / f"trial_{trial}"
+        folder.mkdir()
+        job.prepare(folder)
+        words = job.words(folder)
+        if trial % 2 and name != "encode-task":
+            words += ["-j", "2"]
+        killed += _kill_after(words, generator.uniform(0.35, 1.0) * seconds)
+        left = job.content(folder)
+        assert left.items() <= expected.items(), "a file with a final name is not what it should be"
+        partly += 0 < len(left) < len(expected)
+        _finish(words)
+        assert job.content(folder) == expected
+        hidden = [p for p in folder.rglob("*") if ".partial" in p.name]
+        assert not hidden, "temporary files stay behind"
+        shutil.rmtree(folder)
+    print(f"{name}: {killed} of {KILLS} runs were killed at work, {partly} left a part of the result")
+    assert killed >= KILLS // 2

@@ -1,0 +1,333 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from iris_cli.errors import DataRefused, Diverged, Stopped
+from iris_cli.execution.signals import StopRequest
+from iris_cli.network.config import NetworkConfig
+from iris_cli.training import run as run_module
+from iris_cli.training.checkpoint import BEST, LATEST, PREVIOUS, read_checkpoint
+from iris_cli.training.loss import Loss
+from iris_cli.training.run import TrainingOutcome, train
+from iris_cli.training.settings import OptimiserSettings, SetForTraining
+from tests.training.stores import NO_INTENSITY, balls, only, still, training, write_view
+
+NETWORK = NetworkConfig(channels=(4, 4, 4, 8, 8), blocks=(1, 1, 1, 1), queries=2, stages=2)
+PATCH = 32
+
+
+class StopAfter:
+    """Asks to stop at the n-th look; the loop looks once before every part of a step."""
+
+    def __init__(self, looks: int) -> None:
+        self.left = looks
+        self.reason: str | None = None
+
+    @property
+    def requested(self) -> bool:
+        self.left -= 1
+        if self.left < 0:
+            self.reason = "a test"
+        return self.reason is not None
+
+
+def go(folder: Path, sets: list[SetForTraining], **options: Any) -> TrainingOutcome:
+    settings = options.pop("settings", training())
+    return train(folder, NETWORK, settings, sets, PATCH, **options)
+
+
+def content(folder: Path, name: str = LATEST) -> str:
+    """Hash of everything in a checkpoint that training decides."""
+    state = read_checkpoint(folder / name)
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            digest.update(value.contiguous().numpy().tobytes())
+        elif isinstance(value, Mapping):
+            for key in sorted(value, key=str):
+                digest.update(str(key).encode())
+                add(value[key])
+        elif isinstance(value, (list, tuple)):
+            for item in value:
+                add(item)
+        else:
+            digest.update(repr(value).encode())
+
+    add({key: value for key, value in state.items() if key != "seconds"})
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> list[SetForTraining]:
+    return [balls(tmp_path_factory.mktemp("store"))]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, sets: list[SetForTraining]) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    go(folder, sets)
+    return folder
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_a_checkpoint_and_metrics(uninterrupted: Path) -> None:
+    state = read_checkpoint(uninterrupted / LATEST)
+    assert state["step"] == 6
+    assert [line["step"] for line in lines(uninterrupted)] == [2, 4, 6]
+    expected = {"loss", "dice", "dice_of", "lr", "grad_norm", "step_s", "wait_share", "eta_s"}
+    assert expected <= set(lines(uninterrupted)[-1])
+    assert any((uninterrupted / "tensorboard").iterdir())
+
+
+def test_weights_and_averages_move(uninterrupted: Path) -> None:
+    state = read_checkpoint(uninterrupted / LATEST)
+    torch.manual_seed(training().seed)
+    start = run_module.IrisNetwork(NETWORK).state_dict()
+    moved = [name for name in start if not torch.equal(start[name], state["model"][name])]
+    assert len(moved) == len(start)
+    assert any(not torch.equal(state["ema"][n], state["model"][n]) for n in start)
+
+
+def test_stopping_and_resuming_changes_no_bit(
+    tmp_path: Path, sets: list[SetForTraining], uninterrupted: Path
+) -> None:
+    with pytest.raises(Stopped) as stopped:
+        go(tmp_path, sets, stop=StopAfter(3))
+    assert stopped.value.exit_code == 75
+    assert read_checkpoint(tmp_path / LATEST)["step"] == 3
+    go(tmp_path, sets)
+    assert content(tmp_path) == content(uninterrupted)
+    assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6]
+
+
+def test_stopping_after_every_step_changes_no_bit(
+    tmp_path: Path, sets: list[SetForTraining], uninterrupted: Path
+) -> None:
+    for _ in range(5):
+        with pytest.raises(Stopped):
+            go(tmp_path, sets, stop=StopAfter(1))
+    outcome = go(tmp_path, sets)
+    assert outcome.steps == 6
+    assert content(tmp_path) == content(uninterrupted)
+
+
+@pytest.mark.slow
+def test_twenty_stops_with_workers_change_no_bit(
+    tmp_path: Path, sets: list[SetForTraining]
+) -> None:
+    settings = training(steps=20)
+    go(tmp_path / "whole", sets, settings=settings)
+    for i in range(19):
+        with pytest.raises(Stopped):
+            go(tmp_path / "parts", sets, settings=settings, stop=StopAfter(1), workers=i % 3)
+    go(tmp_path / "parts", sets, settings=settings)
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+
+def test_a_stop_in_the_middle_of_a_step_drops_that_step(
+    tmp_path: Path, sets: list[SetForTraining]
+) -> None:
+    settings = training(batch=2, accumulation=2, steps=3)
+    go(tmp_path / "whole", sets, settings=settings)
+    with pytest.raises(Stopped):
+        go(tmp_path / "parts", sets, settings=settings, stop=StopAfter(3))
+    assert read_checkpoint(tmp_path / "parts" / LATEST)["step"] == 1
+    go(tmp_path / "parts", sets, settings=settings)
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+
+def test_a_time_limit_stops_the_run_with_everything_saved(
+    tmp_path: Path, sets: list[SetForTraining]
+) -> None:
+    with StopRequest(stop_after_s=0.0) as stop, pytest.raises(Stopped, match="stop-after"):
+        go(tmp_path, sets, stop=stop)
+    assert read_checkpoint(tmp_path / LATEST)["step"] == 0
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(
+    tmp_path: Path,
+    sets: list[SetForTraining],
+    uninterrupted: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = training(checkpoint_every_s=1e-9)
+    take = run_module._Run.take_step
+
+    def killed(self, parts, tally):
+        if self.step == 5:
+            raise SystemExit
+        take(self, parts, tally)
+
+    monkeypatch.setattr(run_module._Run, "take_step", killed)
+    with pytest.raises(SystemExit):
+        go(tmp_path, sets, settings=settings)
+    monkeypatch.undo()
+    # The newest generation is damaged, half a line stands in the log.
+    data = bytearray((tmp_path / LATEST).read_bytes())
+    data[len(data) // 3] ^= 1
+    (tmp_path / LATEST).write_bytes(bytes(data))
+    with (tmp_path / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 6, "lo')
+    assert read_checkpoint(tmp_path / PREVIOUS)["step"] == 4
+    go(tmp_path, sets, settings=settings)
+    assert content(tmp_path) == content(uninterrupted)
+    assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6]
+
+
+def test_another_plan_or_other_data_are_refused(
+    tmp_path: Path, sets: list[SetForTraining]
+) -> None:
+    with pytest.raises(Stopped):
+        go(tmp_path / "run", sets, stop=StopAfter(1))
+    with pytest.raises(DataRefused, match="another plan"):
+        go(tmp_path / "run", sets, settings=training(seed=1))
+    other = balls(tmp_path / "other")
+    write_view(other.store, "case_0", seed=99)
+    with pytest.raises(DataRefused, match="another data"):
+        go(tmp_path / "run", [other])
+    # What cannot change the result may change.
+    go(tmp_path / "run", sets, settings=training(log_every=1))
+
+
+def breaks(at: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the loss of some steps not a number."""
+    plain, calls = run_module.episode_loss, iter(range(1000))
+
+    def loss(*args: torch.Tensor) -> Loss:
+        found = plain(*args)
+        return Loss(found.total * float("nan"), found.dice) if next(calls) in at else found
+
+    monkeypatch.setattr(run_module, "episode_loss", loss)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(
+    tmp_path: Path, sets: list[SetForTraining], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaks({2}, monkeypatch)
+    assert go(tmp_path, sets).skipped == 1
+    state = read_checkpoint(tmp_path / LATEST)
+    assert state["step"] == 6
+    assert state["skipped_in_a_row"] == 0
+    assert all(torch.isfinite(v).all() for v in state["model"].values())
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_too(
+    tmp_path: Path, sets: list[SetForTraining], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = torch.nn.utils.clip_grad_norm_
+    calls = iter(range(1000))
+
+    def norm(parameters, limit):
+        found = plain(parameters, limit)
+        return found * float("inf") if next(calls) == 1 else found
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", norm)
+    assert go(tmp_path, sets).skipped == 1
+
+
+def test_too_many_in_a_row_end_the_run_with_the_last_good_checkpoint(
+    tmp_path: Path, sets: list[SetForTraining], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = training(skipped_in_a_row_max=3, checkpoint_every_s=1e-9)
+    breaks(set(range(2, 100)), monkeypatch)
+    with pytest.raises(Diverged) as error:
+        go(tmp_path, sets, settings=settings)
+    assert error.value.exit_code == 6
+    state = read_checkpoint(tmp_path / LATEST)
+    assert state["step"] == 2
+    assert state["skipped"] == 0
+
+
+def test_validation_sees_averaged_weights_and_chooses_the_best(
+    tmp_path: Path, sets: list[SetForTraining]
+) -> None:
+    scores = iter([0.5, 0.9, 0.1])
+    seen: list[tuple[int, torch.Tensor]] = []
+    observed: list[Path] = []
+
+    def validate(network: torch.nn.Module, step: int) -> Mapping[str, float]:
+        assert not network.training
+        seen.append((step, next(network.parameters()).clone()))
+        return {"score": next(scores), "dice_seen": 0.3}
+
+    outcome = go(
+        tmp_path,
+        sets,
+        settings=training(validate_every_steps=2),
+        validate=validate,
+        observe=observed.append,
+    )
+    assert [step for step, _ in seen] == [2, 4, 6]
+    assert (outcome.best_score, outcome.best_step) == (0.9, 4)
+    best = read_checkpoint(tmp_path / BEST)
+    assert best["step"] == 4
+    assert torch.equal(next(iter(best["ema"].values())), seen[1][1])
+    validations = [line["validation"] for line in lines(tmp_path) if "validation" in line]
+    assert [v["score"] for v in validations] == [0.5, 0.9, 0.1]
+    assert observed
+    assert set(observed) == {tmp_path / "metrics.jsonl"}
+
+
+def test_a_run_starts_from_given_weights(
+    tmp_path: Path, sets: list[SetForTraining], uninterrupted: Path
+) -> None:
+    with pytest.raises(Stopped):
+        go(tmp_path, sets, init_from=uninterrupted / LATEST, stop=StopAfter(0))
+    given = read_checkpoint(uninterrupted / LATEST)["ema"]
+    taken = read_checkpoint(tmp_path / LATEST)["model"]
+    assert all(torch.equal(given[name], taken[name]) for name in given)
+
+
+def test_weights_of_another_network_are_refused(
+    tmp_path: Path, sets: list[SetForTraining], uninterrupted: Path
+) -> None:
+    other = NETWORK.model_copy(update={"queries": 3})
+    with pytest.raises(DataRefused, match="do not fit"):
+        train(
+            tmp_path, other, training(), sets, PATCH, init_from=uninterrupted / LATEST
+        )
+
+
+def test_parts_of_a_step_give_the_gradient_of_the_whole(
+    tmp_path: Path, sets: list[SetForTraining]
+) -> None:
+    for parts in (1, 4):
+        settings = training(batch=4, accumulation=parts, steps=1, clip=1e9)
+        go(tmp_path / str(parts), sets, settings=settings)
+    # The first moment after one step is a tenth of the gradient.
+    moments = [
+        [s["exp_avg"] for s in read_checkpoint(path / LATEST)["optimiser"]["state"].values()]
+        for path in (tmp_path / "1", tmp_path / "4")
+    ]
+    for whole, cut in zip(*moments, strict=True):
+        torch.testing.assert_close(whole, cut, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_network_learns_a_task_it_sees_all_the_time(
+    tmp_path: Path, sets: list[SetForTraining]
+) -> None:
+    settings = training(
+        steps=150,
+        batch=2,
+        log_every=25,
+        mixing=only("real"),
+        geometry=still(),
+        intensity=NO_INTENSITY,
+        optimiser=OptimiserSettings(lr=1e-2, warmup=10, final_lr_ratio=0.1),
+    )
+    go(tmp_path, sets, settings=settings)
+    dice = [line["dice"] for line in lines(tmp_path)]
+    assert dice[-1] > 0.6
+    assert dice[-1] > dice[0] + 0.3
