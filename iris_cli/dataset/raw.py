@@ -18,6 +18,7 @@ or label map) is collected, so that one report can list all of it (`preparation.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -191,7 +192,8 @@ class _Reader:
         section = self.section
         return RawDataset(
             folder=self.folder,
-            name=self.folder.resolve().name,
+            # Not resolved: a link in the workspace has the name the user gave it.
+            name=Path(os.path.abspath(self.folder)).name,
             channels=self.channels,
             table=self.table,
             cases=tuple(sorted(cases, key=lambda case: case.name)),

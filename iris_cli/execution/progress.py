@@ -162,5 +162,5 @@ def _bar(stream: TextIO) -> Any:
         MofNCompleteColumn(),
         TextColumn("{task.fields[state]}", markup=False),
         console=Console(file=stream),
-        transient=False,
+        refresh_per_second=2,
     )

@@ -53,7 +53,7 @@ def run_case(function: CaseFunction, payload: Any) -> Ran:
 def worker_main(connection: Connection, pickled_function: bytes, parent: int) -> None:
     """Serve cases until the connection ends: the target of a worker process."""
     ignore_in_worker()
-    pass
+    _die_with(parent)
     configure(1)
     try:
         # Only now: whatever the function's module imports must find the thread settings.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -60,8 +60,8 @@ def collate(episodes: Sequence[Episode]) -> Batch:
 
 def iterate_episodes(
     sampler: EpisodeSampler, first: int, last: int, *, workers: int = 0
-) -> Iterator[Episode]:
-    """Episodes first..last-1 in order."""
+) -> Generator[Episode, None, None]:
+    """Episodes first..last-1 in order; close it to end the workers."""
     if workers == 0:
         for index in range(first, last):
             yield sampler.episode(index)

@@ -92,7 +92,8 @@ class TrainingSet:
         """Class -> indices of the cases that hold it; only classes that some case holds."""
         names = sorted({name for case in self.cases for name in case.classes})
         found = {
-            name: tuple(i for i, case in enumerate(self.cases) if case.holds(name)) for name in names
+            name: tuple(i for i, case in enumerate(self.cases) if case.holds(name))
+            for name in names
         }
         return {name: cases for name, cases in found.items() if cases}
 

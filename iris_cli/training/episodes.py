@@ -6,6 +6,7 @@ g = step * batch + slot. Ranks, workers, resuming and the machine do not enter.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -47,6 +48,10 @@ class Episode:
     counted: torch.Tensor
 
 
+class _Maker(Protocol):
+    def draw(self, rng: np.random.Generator) -> Draft | None: ...
+
+
 class EpisodeSampler:
     """Makes episodes; picklable, so that worker processes make the very same ones."""
 
@@ -56,7 +61,11 @@ class EpisodeSampler:
         real = RealTasks(catalogue, settings, patch)
         pseudo = PseudoTasks(catalogue, settings, patch)
         self._synthetic = SyntheticTasks(settings, patch, real if real.sets else None)
-        self._makers = {"real": real, "pseudo": pseudo, "synthetic": self._synthetic}
+        self._makers: dict[str, _Maker] = {
+            "real": real,
+            "pseudo": pseudo,
+            "synthetic": self._synthetic,
+        }
         mixing = settings.mixing
         shares = {
             "real": mixing.real if real.sets else 0.0,

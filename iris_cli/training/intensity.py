@@ -90,32 +90,41 @@ def seeded(rng: np.random.Generator) -> Iterator[None]:
 
 def _noise(x: Image, s: IntensitySettings) -> Image:
     # What batchgenerators calls variance is handed to numpy as the standard deviation.
-    return augment_gaussian_noise(x, (0.0, s.noise_sigma))
+    changed: Image = augment_gaussian_noise(x, (0.0, s.noise_sigma))
+    return changed
 
 
 def _blur(x: Image, s: IntensitySettings) -> Image:
-    return augment_gaussian_blur(x, s.blur_sigma, different_sigma_per_axis=True, p_isotropic=0.5)
+    changed: Image = augment_gaussian_blur(
+        x, s.blur_sigma, different_sigma_per_axis=True, p_isotropic=0.5
+    )
+    return changed
 
 
 def _brightness(x: Image, s: IntensitySettings) -> Image:
     x = augment_brightness_multiplicative(x, s.brightness)
-    return augment_brightness_additive(x, 0.0, s.shift_sigma)
+    changed: Image = augment_brightness_additive(x, 0.0, s.shift_sigma)
+    return changed
 
 
 def _contrast(x: Image, s: IntensitySettings) -> Image:
-    return augment_contrast(x, s.contrast)
+    changed: Image = augment_contrast(x, s.contrast)
+    return changed
 
 
 def _low_resolution(x: Image, s: IntensitySettings) -> Image:
     # Linear on the way back: nearest neighbour (the default) leaves blocks no scanner makes.
     low, high = s.low_resolution
     ranges = ((low, high),) * 3
-    return augment_linear_downsampling_scipy(x, ranges, order_upsample=1)
+    changed: Image = augment_linear_downsampling_scipy(x, ranges, order_upsample=1)
+    return changed
 
 
 def _gamma(x: Image, s: IntensitySettings) -> Image:
-    return augment_gamma(x, s.gamma, retain_stats=True)
+    changed: Image = augment_gamma(x, s.gamma, retain_stats=True)
+    return changed
 
 
 def _inverted_gamma(x: Image, s: IntensitySettings) -> Image:
-    return augment_gamma(x, s.gamma, retain_stats=True, invert_image=True)
+    changed: Image = augment_gamma(x, s.gamma, retain_stats=True, invert_image=True)
+    return changed

@@ -28,7 +28,7 @@ class MetricsLog:
 
         self.path = folder / METRICS
         _drop_lines_after(self.path, step)
-        self._board: Any = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1)  # type: ignore[no-untyped-call]
+        self._board: Any = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1)
 
     def write(self, line: Mapping[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as stream:

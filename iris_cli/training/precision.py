@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -46,14 +46,15 @@ class _SmallConvolutionsInFloat32(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.conv3d and min(args[0].shape[2:]) <= SMALL_EDGE:
             exact = [a.float() if isinstance(a, torch.Tensor) else a for a in args]
+            call: Callable[..., torch.Tensor] = func
             with torch.autocast("cpu", enabled=False):
-                return func(*exact, **kwargs).to(torch.bfloat16)
+                return call(*exact, **kwargs).to(torch.bfloat16)
         return func(*args, **kwargs)
 
 
 def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     if device.type != "cpu":
         return False
     # Private, but torch offers no public name; absent ones only cost speed.

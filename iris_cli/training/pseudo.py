@@ -55,9 +55,9 @@ HELD_OUT_OVERLAP = 0.1
 FLAT = 0.05
 # At least this part of the base lies in the scan.
 INSIDE_MIN = 0.02
-# This part of the shell around a region must differ from the region's mean by more than this many of
-# its standard deviations (at least a tenth of the base's): pieces of air, of a uniform organ, or of
-# pure noise cannot be found again in another view.
+# This part of the shell around a region must differ from the region's mean by more than this many
+# of its standard deviations (at least a tenth of the base's): pieces of air, of a uniform organ, or
+# of pure noise cannot be found again in another view.
 SHELL = 3
 # A region whose median is within this many standard deviations of the fill is empty space.
 EMPTY = 0.03
@@ -175,7 +175,8 @@ def stands_out(image: Image, region: Mask, inside: Mask, fill: float) -> bool:
     if not REGION_VOLUME[0] * region.size <= size <= REGION_VOLUME[1] * region.size:
         return False
     box = tuple(
-        slice(max(s.start - SHELL, 0), s.stop + SHELL) for s in ndimage.find_objects(region.view(np.uint8))[0]
+        slice(max(s.start - SHELL, 0), s.stop + SHELL)
+        for s in ndimage.find_objects(region.view(np.uint8))[0]
     )
     core = region[box]
     shell = ndimage.binary_dilation(core, iterations=SHELL) & ~core & inside[box]
@@ -185,7 +186,7 @@ def stands_out(image: Image, region: Mask, inside: Mask, fill: float) -> bool:
         return False
     spread = max(SHELL_DEVIATIONS * float(own.std()), 0.1 * contrast)
     different = np.count_nonzero(np.abs(other - own.mean()) > spread)
-    return other.size > 0 and different > SHELL_DIFFERENT * other.size
+    return bool(other.size > 0 and different > SHELL_DIFFERENT * other.size)
 
 
 def supervoxels(image: Image, edge: int, weight: float, iterations: int = 2) -> Labels:
@@ -202,7 +203,7 @@ def supervoxels(image: Image, edge: int, weight: float, iterations: int = 2) -> 
     position = (np.arange(size) + 0.5) * cells / size - 0.5
     lower = np.clip(np.floor(position).astype(np.int32), 0, cells - 2)
     start = np.clip(np.rint(position).astype(np.int32), 0, cells - 1)
-    label = (start[:, None, None] * cells + start[:, None]) * cells + start
+    label: Labels = (start[:, None, None] * cells + start[:, None]) * cells + start
     squares = [((position - lower - corner) ** 2).astype(np.float32) for corner in (0, 1)]
     for _ in range(iterations):
         level = _means(values, label, cells**3).reshape(cells, cells, cells)
@@ -217,7 +218,7 @@ def supervoxels(image: Image, edge: int, weight: float, iterations: int = 2) -> 
             np.minimum(best, distance, out=best)
         label = (lower[:, None, None] + (choice >> 2)) * np.int32(cells)
         label = (label + lower[:, None] + ((choice >> 1) & 1)) * np.int32(cells)
-        label = label + lower + (choice & 1)
+        label = (label + lower + (choice & 1)).astype(np.int32, copy=False)
     return label
 
 
@@ -328,7 +329,7 @@ def _centroid(region: Mask, base: View) -> Float3:
     edge = region.shape[0]
     counts = [region.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
     index = np.array([np.average(np.arange(edge), weights=count) for count in counts])
-    return base.centre + (index - (edge - 1) / 2) * base.matrix[0, 0]
+    return np.asarray(base.centre + (index - (edge - 1) / 2) * base.matrix[0, 0], np.float64)
 
 
 def _base_view(centre: Float3, scale: float, patch: int) -> View:

@@ -58,9 +58,7 @@ class RealTasks:
     """Draws real episodes from every set with labels."""
 
     def __init__(self, catalogue: Catalogue, settings: TrainingSettings, patch: int) -> None:
-        self.sets = tuple(
-            s for s in catalogue.sets if s.class_names and s.settings.weight > 0
-        )
+        self.sets = tuple(s for s in catalogue.sets if s.class_names and s.settings.weight > 0)
         self.settings = settings
         self.patch = patch
 
@@ -80,10 +78,8 @@ class RealTasks:
             centre, seen = self._reference_crop(rng, case, swap.get(anchor, anchor), extent)
             centres.append(centre)
             if i == 1:
-                back = _swap(found, chosen.mirrored[i])
-                targets = self._choose_targets(rng, chosen, found, anchor, [
-                    back.get(name, name) for name in seen
-                ])
+                names = [swap.get(name, name) for name in seen]
+                targets = self._choose_targets(rng, chosen, found, anchor, names)
         centres[0] = self._query_centre(rng, chosen, found, targets, extent)
         views = [
             draw_view(
@@ -127,7 +123,7 @@ class RealTasks:
     def _reference_crop(
         self, rng: np.random.Generator, case: Case, anchor: str, extent: float
     ) -> tuple[Float3, list[str]]:
-        """Centre of a crop that shows the anchor, and the classes seen in it, by name in the store."""
+        """Centre of a crop that shows the anchor, and the classes seen in it, as stored."""
         held = [name for name in case.classes if name != anchor and case.holds(name)]
         order = [held[int(i)] for i in rng.permutation(len(held))]
         names = [anchor, *order[: CLASSES_FOR_CROPS - 1]]
@@ -159,9 +155,9 @@ class RealTasks:
     ) -> tuple[Target, ...]:
         """The classes of an episode in random order: the anchor, some others seen, a union."""
         task = self.settings.task
-        query, back = chosen.cases[0], _swap(found, chosen.mirrored[0])
+        query, swap = chosen.cases[0], _swap(found, chosen.mirrored[0])
         others = [
-            name for name in seen if name != anchor and query.annotated([back.get(name, name)])
+            name for name in seen if name != anchor and query.annotated([swap.get(name, name)])
         ]
         kept = [name for name in others if rng.random() >= task.class_drop]
         most = int(rng.integers(1, task.classes_max + 1))
@@ -234,9 +230,7 @@ def see_image(case: Case, view: View, patch: int) -> npt.NDArray[np.float32]:
     return sample_image(view, patch, case.shape, case.volume.image, case.fill).numpy()
 
 
-def see_masks(
-    case: Case, view: View, patch: int, values: Sequence[Sequence[int]]
-) -> torch.Tensor:
+def see_masks(case: Case, view: View, patch: int, values: Sequence[Sequence[int]]) -> torch.Tensor:
     """Masks (K, P, P, P) of a case through a view; `values` are the label values of each."""
 
     def read(region: Region) -> Array:

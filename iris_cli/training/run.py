@@ -254,11 +254,11 @@ class _Run:
     def take_step(self, parts: Iterable[Sequence[Episode]], tally: Tally) -> None:
         """One optimiser step over the parts of a step's episodes; skipped where not finite."""
         self.optimiser.zero_grad(set_to_none=True)
-        # A list, not a generator: `all` would leave the rest of the stream's episodes unread.
-        finite = all([self._backward(part, tally) for part in parts])
+        # Every part is taken, whatever came before: the stream must stand at the next step's start.
+        finite = [self._backward(part, tally) for part in parts]
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
         rate = learning_rate(self.step, self.settings.steps, self.settings.optimiser)
-        if finite and bool(torch.isfinite(norm)):
+        if all(finite) and bool(torch.isfinite(norm)):
             set_learning_rate(self.optimiser, rate)
             self.optimiser.step()
             self.average.update(self.network, self.step)
@@ -274,7 +274,7 @@ class _Run:
         with compute_in(self.autocast, self.device):
             logits = self.model(batch)
             loss = episode_loss(logits, batch.query_masks, batch.counted, batch.loss_valid)
-            (loss.total / self.settings.accumulation).backward()
+            (loss.total / self.settings.accumulation).backward()  # type: ignore[no-untyped-call]
         _tally_loss(loss, episodes, tally)
         return bool(torch.isfinite(loss.total))
 

@@ -167,7 +167,7 @@ class TrainingSettings(Record):
     clip: Positive = 1.0
     """Largest norm of the gradient (MASS code: 1)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 autocast on devices that compute in it (CUDA, CPUs with AVX512-BF16 or AMX)."""
+    """auto: bfloat16 autocast on devices that compute in it (CUDA, CPUs with AVX512-BF16, AMX)."""
     recompute: bool = False
     """Compute inner activations again in the backward pass: less memory, a third more time."""
     skipped_in_a_row_max: Annotated[int, Field(ge=1)] = 20
@@ -187,7 +187,7 @@ class TrainingSettings(Record):
     def _accumulation_fits(self) -> TrainingSettings:
         if self.batch % self.accumulation:
             raise ValueError(
-                f"batch {self.batch} cannot be cut into accumulation {self.accumulation} equal parts"
+                f"batch {self.batch} cannot be cut into {self.accumulation} equal parts"
             )
         return self
 

@@ -7,6 +7,8 @@ masks come from the same warped label map, so they agree voxel for voxel.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -103,7 +105,9 @@ def random_scene(rng: np.random.Generator, size: int) -> Labels:
     return scene
 
 
-def paint(label: npt.NDArray[np.int64], table: npt.NDArray[np.float64], rng: np.random.Generator) -> Image:
+def paint(
+    label: npt.NDArray[np.int64], table: npt.NDArray[np.float64], rng: np.random.Generator
+) -> Image:
     """An image of a label map: level and texture per value, partial volume, bias field, noise.
 
     table: (values, 2), level and standard deviation. returns: mean 0, standard deviation 1.
@@ -212,7 +216,7 @@ def _tube(rng: np.random.Generator, size: int) -> npt.NDArray[np.bool_]:
     path = size * (0.5 + rng.uniform(0.2, 0.5) * fine + rng.uniform(-0.15, 0.15, 3))
     radius = float(rng.uniform(0.025, 0.08)) * size
     empty = np.ones((size,) * 3, bool)
-    for a, b in zip(path[:-1], path[1:], strict=True):
+    for a, b in pairwise(path):
         for t in (0.0, 0.5):
             index = np.clip(np.rint(a + t * (b - a)).astype(int), 0, size - 1)
             empty[tuple(index)] = False
@@ -227,4 +231,5 @@ def _bias(rng: np.random.Generator, size: int) -> Image:
 
 
 def _standardised(image: Image) -> Image:
-    return ((image - image.mean()) / max(float(image.std()), 1e-6)).astype(np.float32)
+    scaled: Image = ((image - image.mean()) / max(float(image.std()), 1e-6)).astype(np.float32)
+    return scaled

@@ -127,10 +127,10 @@ def sample_image(view: View, patch: int, shape: Shape3, read: Read, fill: float)
 def sample_masks(view: View, patch: int, shape: Shape3, read: Read, count: int) -> torch.Tensor:
     """Masks seen by a view: (count, P, P, P) bool; nothing lies outside the volume.
 
-    read: region -> (count, z, y, x) bool or uint8. Each mask is interpolated linearly and cut at one
-    half: for classes that exclude each other this is the arg-max against background, unions and
-    regions need no special case, and no staircase is left where the view is finer than the volume.
-    Nothing is smoothed first (as in volume.resampling): thin classes would vanish.
+    read: region -> (count, z, y, x) bool or uint8. Each mask is interpolated linearly and cut at
+    one half: for classes that exclude each other this is the arg-max against background, unions
+    and regions need no special case, and no staircase is left where the view is finer than the
+    volume. Nothing is smoothed first (as in volume.resampling): thin classes would vanish.
     """
     region = _region(view, patch, shape)
     if region is None or count == 0:
@@ -157,9 +157,10 @@ def sample_nearest(view: View, patch: int, shape: Shape3, read: Read) -> torch.T
 def smooth_field(controls: npt.NDArray[np.float32], size: int) -> torch.Tensor:
     """Cubic B-spline of control points (..., n, n, n) on a cube of `size` voxels: (..., size^3)."""
     basis = _basis(size, controls.shape[-1])
-    field = torch.from_numpy(controls) @ basis.T
-    field = (basis @ field).flatten(-2)
-    return (basis @ field).unflatten(-1, (size, size))
+    rows = torch.from_numpy(controls) @ basis.T
+    planes = (basis @ rows).flatten(-2)
+    cube: torch.Tensor = basis @ planes
+    return cube.reshape(*controls.shape[:-3], size, size, size)
 
 
 def clamp_centre(centre: Float3, shape: Sequence[int], extent: Float3) -> Float3:

@@ -93,6 +93,7 @@ def test_two_names_for_one_value_are_refused() -> None:
         ("image", None),
         ("noNorm", None),
         ("octopus", None),
+        ("ctrl image", None),
         ("", None),
     ],
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from iris_cli.dataset.layout import (
     check_case_name,
@@ -86,6 +88,22 @@ def test_two_files_of_one_channel_are_refused() -> None:
 )
 def test_channels_are_counted_from_names(names: list[str], count: int) -> None:
     assert count_channels(names) == count
+
+
+@given(
+    st.sets(st.text("abc_0123", min_size=1, max_size=6), min_size=2, max_size=5),
+    st.integers(1, 4),
+)
+def test_names_that_were_made_of_case_and_channel_give_both_back(
+    cases: set[str], channels: int
+) -> None:
+    files = paths(*(f"{case}_{index:04d}" for case in cases for index in range(channels)))
+    groups = group_channels(files, channels)
+    assert [group.case for group in groups] == sorted(cases)
+    for group in groups:
+        assert [path.name for path in group.by_channel.values()] == [
+            f"{group.case}_{index:04d}.nii.gz" for index in range(channels)
+        ]
 
 
 @pytest.mark.parametrize("name", ["../a", "/a", "a/b", "..", "con", "a\\b", "c:a", "a\nb", ""])

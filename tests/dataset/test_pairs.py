@@ -247,3 +247,5 @@ def test_equal_sources_give_equal_files(tmp_path: Path) -> None:
     for name in ("imagesTr/x_0000.nii.gz", "labelsTr/x.nii.gz", "dataset.json"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
     assert nibabel.load(first / "labelsTr/x.nii.gz").shape == SHAPE_XYZ
+    no_time = (first / "imagesTr/x_0000.nii.gz").read_bytes()[4:8]
+    assert no_time == bytes(4)

@@ -252,3 +252,13 @@ def test_a_table_that_cannot_be_read_is_not_written(tmp_path: Path) -> None:
             file_ending=".nii.gz",
         )
     assert not (tmp_path / "dataset.json").exists()
+
+
+def test_a_data_set_is_called_as_the_user_calls_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = raw_tree(tmp_path / "Dataset001_Liver")
+    (tmp_path / "liver").symlink_to(folder)
+    assert read_raw_dataset(tmp_path / "liver").name == "liver"
+    monkeypatch.chdir(folder)
+    assert read_raw_dataset(Path()).name == "Dataset001_Liver"

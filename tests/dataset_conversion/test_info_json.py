@@ -95,6 +95,17 @@ def test_examples_of_an_unseen_set_lie_in_the_training_folder_with_their_role(
     }
 
 
+def test_queries_of_a_set_for_validation_lie_in_the_test_folder(tmp_path: Path) -> None:
+    source = source_set(tmp_path / "set", ("a", "b"))
+    lists = {"validate": ["a", "b"], "context": ["a"], "query": ["b"]}
+    write_json(tmp_path / "splits.json", {"sets": {"set": lists}})
+    raw = converted(source, tmp_path / "raw")
+    assert [(case.role, case.images[0].parent.name) for case in raw.cases] == [
+        ("validate", "imagesTr"),
+        ("validate", "imagesTs"),
+    ]
+
+
 def test_lists_of_info_json_serve_without_splits_json(tmp_path: Path) -> None:
     source = source_set(tmp_path / "set", cases=("a", "b", "c"))
     content = json.loads((source / "info.json").read_text())

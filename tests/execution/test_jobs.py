@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -229,17 +230,17 @@ def test_a_script_without_main_guard_can_use_workers(tmp_path: Path) -> None:
 
 def test_workers_die_with_their_parent(tmp_path: Path) -> None:
     script = textwrap.dedent(
-        """
-        import multiprocessing, threading, time
+        f"""
+        import multiprocessing, pathlib, threading, time
         from iris_cli.execution.jobs import CaseJob, run_cases
         from tests.execution.case_functions import Order, perform
+        folder = pathlib.Path({str(tmp_path)!r})
         def tell():
-            while not multiprocessing.active_children():
+            while not (folder / "started").exists():
                 time.sleep(0.01)
-            time.sleep(0.5)
             print(multiprocessing.active_children()[0].pid, flush=True)
         threading.Thread(target=tell).start()
-        run_cases([CaseJob("a", Order("sleep", 60))], perform, workers=1)
+        run_cases([CaseJob("a", Order("sleep", 60, folder))], perform, workers=1)
         """
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
@@ -260,6 +261,22 @@ def _runs(pid: int) -> bool:
     except OSError:
         return False
     return state not in "ZX"
+
+
+def test_signals_that_reach_the_workers_too_are_left_to_the_supervisor(tmp_path: Path) -> None:
+    def send_to_workers() -> None:
+        while not (tmp_path / "started").exists():
+            time.sleep(0.01)
+        for child in multiprocessing.active_children():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+                os.kill(int(child.pid or 0), number)
+
+    thread = threading.Thread(target=send_to_workers)
+    thread.start()
+    summary = run(Order("sleep", 0.5, tmp_path), workers=1)
+    thread.join()
+    assert statuses(summary) == ["done"]
+    assert summary.outcomes[0].seconds < 5
 
 
 def test_a_function_that_cannot_be_sent_is_a_usage_error() -> None:

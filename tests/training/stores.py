@@ -95,9 +95,7 @@ def balls(folder: Path, *, cases: int = 4, **settings: Any) -> SetForTraining:
     store = folder / "balls"
     for i in range(cases):
         write_view(store, f"case_{i}", seed=i)
-    return SetForTraining(
-        name="balls", store=store, **{"held_out_classes": ("bar",), **settings}
-    )
+    return SetForTraining(name="balls", store=store, **{"held_out_classes": ("bar",), **settings})
 
 
 def training(**changes: Any) -> TrainingSettings:

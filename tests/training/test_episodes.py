@@ -139,8 +139,9 @@ def test_images_and_masks_of_real_episodes_lie_on_each_other(tmp_path: Path) -> 
         masks = torch.stack([e.query_masks, *e.reference_masks])
         for k, name in enumerate(e.names):
             for image, mask in zip(images, masks, strict=True):
-                inner = mask[k] & (torch.nn.functional.avg_pool3d(
-                    mask[k][None].float(), 3, 1, 1)[0] > 0.999)
+                inner = mask[k] & (
+                    torch.nn.functional.avg_pool3d(mask[k][None].float(), 3, 1, 1)[0] > 0.999
+                )
                 if name in levels and int(inner.sum()) > 20:
                     assert float(image[inner].mean()) == pytest.approx(levels[name], abs=0.35)
                     checked += 1
@@ -273,9 +274,7 @@ def test_the_ignore_label_is_not_counted(tmp_path: Path) -> None:
 def test_mirrored_images_exchange_the_classes_of_a_pair(tmp_path: Path) -> None:
     item = balls(tmp_path, mirror_pairs=(("left", "right"),))
     task = TaskSettings(same_image_share=0, union_probability=0, query_holds_class=1)
-    made = sampler(
-        [item], mixing=only("real"), task=task, geometry=still(), intensity=NO_INTENSITY
-    )
+    made = sampler([item], mixing=only("real"), task=task, geometry=still(), intensity=NO_INTENSITY)
     levels, sides = Counter(), 0
     for g in range(60):
         e = made.episode(g)
@@ -296,9 +295,7 @@ def test_mirrored_images_exchange_the_classes_of_a_pair(tmp_path: Path) -> None:
 
 
 def test_nothing_is_mirrored_unless_the_set_says_so(tmp_path: Path) -> None:
-    made = sampler(
-        [balls(tmp_path)], mixing=only("real"), geometry=still(), intensity=NO_INTENSITY
-    )
+    made = sampler([balls(tmp_path)], mixing=only("real"), geometry=still(), intensity=NO_INTENSITY)
     for g in range(20):
         e = made.episode(g)
         for k, name in enumerate(e.names):
@@ -327,8 +324,6 @@ def test_no_possible_kind_of_episode_is_refused(tmp_path: Path) -> None:
 def test_sets_are_drawn_by_weight(tmp_path: Path) -> None:
     heavy = balls(tmp_path / "a", weight=9)
     light = balls(tmp_path / "b", weight=1).model_copy(update={"name": "light"})
-    made = EpisodeSampler(
-        read_catalogue([heavy, light]), TrainingSettings(mixing=only("real")), 16
-    )
+    made = EpisodeSampler(read_catalogue([heavy, light]), TrainingSettings(mixing=only("real")), 16)
     drawn = Counter(made.episode(g).source for g in range(80))
     assert 55 <= drawn["balls"] <= 79

@@ -26,9 +26,7 @@ def certain(name: str) -> IntensitySettings:
     ["noise", "blur", "brightness", "contrast", "low_resolution", "gamma", "inverted_gamma"],
 )
 def test_every_change_is_reproducible_finite_and_moderate(name: str) -> None:
-    results = [
-        change_intensity(image(), np.random.default_rng(4), certain(name)) for _ in range(2)
-    ]
+    results = [change_intensity(image(), np.random.default_rng(4), certain(name)) for _ in range(2)]
     np.testing.assert_array_equal(results[0], results[1])
     assert results[0].dtype == np.float32
     assert np.isfinite(results[0]).all()
@@ -52,10 +50,15 @@ def test_no_change_is_the_image_itself() -> None:
 
 def test_global_generators_are_put_back_even_after_an_error() -> None:
     numpy_state, random_state = np.random.get_state()[1].copy(), random.getstate()
-    with pytest.raises(KeyError), seeded(np.random.default_rng(0)):
-        np.random.rand()
-        random.random()
-        raise KeyError
+
+    def fail() -> None:
+        with seeded(np.random.default_rng(0)):
+            np.random.rand()
+            random.random()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)
     assert random.getstate() == random_state
 

