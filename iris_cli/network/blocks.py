@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CONV_NORM_EPS = 1e-4
-SMALL_EDGE = 4
+SMALL_EDGE = 2
 
 
 def norm_relu(x: Tensor, eps: float = CONV_NORM_EPS) -> Tensor:
@@ -29,11 +29,11 @@ def convolve(x: Tensor, weight: Tensor) -> Tensor:
 
     x: (B, C_in, Z, Y, X), weight: (C_out, C_in, k, k, k) -> (B, C_out, Z, Y, X).
     On a CPU the bfloat16 gradient of the weight is wrong, at times not finite, where an edge has
-    two voxels (oneDNN of PyTorch 2.13; edges of 1, 4, 8 and 16 are right): such grids, which cost
-    nothing, are computed in fp32.
+    two voxels: oneDNN of PyTorch 2.13 reads memory it never wrote (edges of 1, 3 and more are
+    right). Such grids cost nothing and are computed in fp32.
     """
     padding = weight.shape[-1] // 2
-    if x.device.type == "cpu" and min(x.shape[2:]) < SMALL_EDGE:
+    if x.device.type == "cpu" and min(x.shape[2:]) <= SMALL_EDGE:
         with torch.autocast("cpu", enabled=False):
             return F.conv3d(x.float(), weight.float(), padding=padding)
     return F.conv3d(x, weight, padding=padding)

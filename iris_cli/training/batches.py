@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from iris_cli.errors import EnvironmentProblem
+from iris_cli.execution.signals import ignore_in_worker
 from iris_cli.training.episodes import Episode, EpisodeSampler
 
 
@@ -72,13 +74,22 @@ def iterate_episodes(
         shuffle=False,
         num_workers=workers,
         multiprocessing_context="spawn",
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
         prefetch_factor=4,
         # The loader would otherwise draw its base seed from torch's global generator, which the
         # checkpoint holds; episodes are seeded by their index alone.
         generator=torch.Generator(),
     )
-    yield from loader
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "worker" not in str(error):
+            raise
+        raise EnvironmentProblem(
+            "a process that makes episodes died",
+            found=error,
+            fix="free memory or use fewer workers, then run the same line again to go on",
+        ) from error
 
 
 class _Episodes(Dataset[Episode]):
@@ -92,7 +103,9 @@ class _Episodes(Dataset[Episode]):
         return self.sampler.episode(self.first + index)
 
 
-def _one_thread(_: int) -> None:
+def _start_worker(_: int) -> None:
+    # Ctrl-C reaches every process of a terminal; the training process decides what comes of it.
+    ignore_in_worker()
     torch.set_num_threads(1)
 
 

@@ -22,6 +22,8 @@ from iris_cli.training.synthetic import SyntheticTasks
 
 # A draw can fail (a flat crop, a class turned out of every reference); then the next is tried.
 ATTEMPTS = 12
+# A mask that fills its crop encodes as nothing (NETWORK.md 3.3): such a reference is left out.
+REFERENCE_FILL_MAX = 0.95
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ class EpisodeSampler:
         """Drop classes without a reference, change intensities; None where nothing is left."""
         least = self.settings.task.reference_voxels_min
         reference_masks = torch.stack(draft.masks[1:])
-        shown = reference_masks.flatten(2).sum(dim=2) >= least
+        voxels = reference_masks.flatten(2).sum(dim=2)
+        shown = (voxels >= least) & (voxels <= REFERENCE_FILL_MAX * self.patch**3)
         valid = shown & torch.from_numpy(draft.annotated[1:])
         kept = torch.nonzero(valid.any(dim=0))[:, 0]
         query_valid = torch.from_numpy(draft.annotated[0])[kept]

@@ -377,7 +377,7 @@ def _qform(raw: Any, fields: NiftiFields, path: Path | None) -> Affine:
             file=path,
             found=f"pixdim {fields.pixdim[1:4]}",
             expected="three positive numbers",
-            fix="correct the header, or use --assume-spacing after clearing its codes",
+            fix="correct the header",
         )
     header = raw.copy()
     # The standard reads any qfac but -1 as 1; nibabel raises for 0, which many tools write.

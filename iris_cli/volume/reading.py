@@ -208,8 +208,8 @@ def _native_of_text(
 def _spacing_xyz(assume_spacing: AssumedSpacing) -> tuple[float, float, float] | None:
     if assume_spacing is None:
         return None
-    given = [assume_spacing] * 3 if isinstance(assume_spacing, int | float) else assume_spacing
-    edges = tuple(float(edge) for edge in given)
+    edges = np.ravel(np.asarray(assume_spacing, dtype=np.float64)).tolist()
+    edges = edges * 3 if len(edges) == 1 else edges
     if len(edges) != 3 or not all(math.isfinite(edge) and edge > 0 for edge in edges):
         raise UsageError(
             "an assumed spacing is one or three positive numbers",

@@ -234,9 +234,9 @@ def _separable(
     runs while the array is smallest: last of those that shrink, first of those that grow.
     """
     growth = [len(axis.index) / axis.size for axis in axes]
-    for dim in sorted(
-        range(3), key=lambda d: (growth[d] >= 1, (growth[d] < 1) == (d == 2), growth[d])
-    ):
+    shrinking = sorted((d for d in (0, 1, 2) if growth[d] < 1), key=lambda d: (d == 2, growth[d]))
+    growing = sorted((d for d in (0, 1, 2) if growth[d] >= 1), key=lambda d: (d != 2, growth[d]))
+    for dim in (*shrinking, *growing):
         values = _along(values, dim, axes[dim], sigmas[dim])
     return values
 

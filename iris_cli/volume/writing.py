@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from iris_cli.errors import EnvironmentProblem, UsageError
+from iris_cli.errors import DataRefused, EnvironmentProblem, UsageError
 from iris_cli.files.publish import publish
 from iris_cli.volume.grid import Grid, GridMatch
 from iris_cli.volume.nifti import CLASSES_FORMAT, COMMENT_ECODE, NiftiFields
@@ -135,18 +135,26 @@ def _write(
 def _verify(temporary: Path, path: Path, stored: npt.NDArray[Any], native: NativeGeometry) -> None:
     """Read the file again; every voxel and the grid must be what was asked for."""
     read = read_labels if stored.dtype.kind in "iu" else read_image
-    volume = read(temporary, assume_spacing=native.assumed_spacing_xyz)
+    try:
+        volume = read(temporary, assume_spacing=native.assumed_spacing_xyz)
+    except DataRefused as error:
+        raise _not_written(path, error.problem) from error
     # As stored, not as canonical: at ties of 45 degrees rounding decides which axis goes where.
     back, grid = volume.native.orientation.restore(volume.array), volume.native.grid
-    same = grid.compare(native.grid) is GridMatch.EQUAL
-    if not (same and np.array_equal(back, stored, equal_nan=stored.dtype.kind == "f")):
-        raise EnvironmentProblem(
-            "the written file does not read back as it should",
-            file=path,
-            found="other voxels" if same else f"grid {grid.to_json()}",
-            expected="what was written",
-            fix="check disk and memory of this machine; the file was not published",
-        )
+    if grid.compare(native.grid) is not GridMatch.EQUAL:
+        raise _not_written(path, f"grid {grid.to_json()}")
+    if not np.array_equal(back, stored, equal_nan=stored.dtype.kind == "f"):
+        raise _not_written(path, "other voxels")
+
+
+def _not_written(path: Path, found: str) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        "the written file does not read back as it should",
+        file=path,
+        found=found,
+        expected="what was written",
+        fix="check the disk and its free space; the file was not published",
+    )
 
 
 def _write_nifti(
@@ -260,7 +268,10 @@ def _write_text_volume(
     writer.SetFileName(str(temporary))
     writer.UseCompressionOn()
     writer.SetCompressionLevel(LEVEL)
-    writer.Execute(image)
+    try:
+        writer.Execute(image)
+    except RuntimeError as error:  # SimpleITK's only exception, also for a full disk
+        raise _not_written(temporary, str(error).strip().splitlines()[-1]) from error
     if temporary.suffix.lower() == ".nrrd" and native.length_unit != "mm":
         _name_nrrd_unit(temporary, native.length_unit)
 

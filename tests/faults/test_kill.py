@@ -1,4 +1,4 @@
-"""R2: kill -9 at random moments; nothing is torn, and the same line finishes to the same content."""
+"""R2: kill -9 at random moments: nothing is torn, and the same line finishes the same content."""
 
 from __future__ import annotations
 
@@ -168,5 +168,7 @@ def test_killed_at_random_the_same_line_finishes_to_the_same_content(
         hidden = [p for p in folder.rglob("*") if ".partial" in p.name]
         assert not hidden, "temporary files stay behind"
         shutil.rmtree(folder)
-    print(f"{name}: {killed} of {KILLS} runs were killed at work, {partly} left a part of the result")
+    print(
+        f"{name}: {killed} of {KILLS} runs were killed at work, {partly} left a part of the result"
+    )
     assert killed >= KILLS // 2

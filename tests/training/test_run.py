@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -153,6 +155,24 @@ def test_a_time_limit_stops_the_run_with_everything_saved(
     with StopRequest(stop_after_s=0.0) as stop, pytest.raises(Stopped, match="stop-after"):
         go(tmp_path, sets, stop=stop)
     assert read_checkpoint(tmp_path / LATEST)["step"] == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_stops_the_run_with_everything_saved(
+    tmp_path: Path, sets: list[SetForTraining], uninterrupted: Path, number: signal.Signals
+) -> None:
+    def interrupt(_: torch.nn.Module, step: int) -> Mapping[str, float]:
+        if step == 2:
+            os.kill(os.getpid(), number)
+        return {"score": 0.0}
+
+    settings = training(validate_every_steps=2)
+    with StopRequest() as stop, pytest.raises(Stopped, match=number.name):
+        go(tmp_path, sets, settings=settings, validate=interrupt, stop=stop)
+    assert read_checkpoint(tmp_path / LATEST)["step"] == 2
+    go(tmp_path, sets, settings=settings)
+    finished, whole = (read_checkpoint(p / LATEST)["model"] for p in (tmp_path, uninterrupted))
+    assert all(torch.equal(finished[name], whole[name]) for name in whole)
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(

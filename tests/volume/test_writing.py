@@ -221,6 +221,40 @@ def test_a_file_that_does_not_read_back_is_not_published(tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_file_cut_short_by_the_disk_is_not_published(
+    tmp_path: Path, monkeypatch: Any, ending: str
+) -> None:
+    def cut(name: str) -> None:
+        honest = getattr(writing, name)
+
+        def write(temporary: Path, *rest: Any) -> None:
+            honest(temporary, *rest)
+            temporary.write_bytes(temporary.read_bytes()[:-9])
+
+        monkeypatch.setattr(writing, name, write)
+
+    cut("_write_nifti")
+    cut("_write_text_volume")
+    with pytest.raises(EnvironmentProblem, match="does not read back"):
+        write_labels(tmp_path / f"a{ending}", some_labels(), OBLIQUE_CANONICAL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_of_simpleitk_is_a_problem_of_the_environment(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    class Writer(SimpleITK.ImageFileWriter):
+        def Execute(self, *_: Any) -> None:
+            raise RuntimeError("Exception thrown\nITK ERROR: no space left")
+
+    monkeypatch.setattr(SimpleITK, "ImageFileWriter", Writer)
+    with pytest.raises(EnvironmentProblem) as caught:
+        write_labels(tmp_path / "a.mha", some_labels(), OBLIQUE_CANONICAL)
+    assert "no space left" in str(caught.value.found)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_wrong_requests_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="do not fit"):
         write_labels(tmp_path / "a.nii", some_labels((2, 2, 2)), OBLIQUE_CANONICAL)
