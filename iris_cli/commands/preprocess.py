@@ -47,9 +47,11 @@ def preprocess(
             progress=progress_of(out),
             stop=stop,
         )
-    rows = report.set_rows()
     out.result(report.to_json())
+    rows = [{k: v for k, v in row.items() if k != "folder"} for row in report.set_rows()]
     if rows:
         out.table("preprocessed", tuple(rows[0]), [tuple(row.values()) for row in rows])
+    for name, folder in report.folders.items():
+        out.explain(f"{name}: {folder}")
     show_failures(out, report.run)
     leave_with(report.exit_code)

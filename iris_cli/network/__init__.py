@@ -12,7 +12,7 @@ T_f                    `task_encoder.pool_foreground`              (P, 1, C_i), 
 T_c                    context tokens, from `task_query`           (P, m, C_i), first rows
 T                      task tokens, one tensor per stage           (B, K, m + 1, C_i)
 decoder D              `decoder.Decoder`, `decoder.FusionBlock`
-T'                     posteriors: token 0 of each class           (B, K, C_i)
+T'                     posteriors: one token of each class         (B, K, C_i)
 class weights          `decoder.Head.class_weights`                (B, K, c0)
 =====================  ==========================================  =========================
 

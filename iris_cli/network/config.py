@@ -42,6 +42,16 @@ class ForegroundToken(StrEnum):
     """Mask averaged over the coarse cells."""
 
 
+class ClassToken(StrEnum):
+    """From which of its tokens a class' classifier is made, after the decoder's exchange."""
+
+    FIRST = "first"
+    """As the released code: a context query, which starts equal for all classes. Training from
+    scratch then stays for long at one answer for every class."""
+    LAST = "last"
+    """The foreground token, where there is one: it differs between classes from the first step."""
+
+
 class NetworkConfig(Record):
     """Sizes and switches of an `IrisNetwork`.
 
@@ -63,6 +73,7 @@ class NetworkConfig(Record):
     position_volume: bool = False
     foreground_token: ForegroundToken = ForegroundToken.FULL
     context_tokens: bool = True
+    class_token: ClassToken = ClassToken.LAST
     bank_size: Tokens | None = None
 
     @model_validator(mode="after")
@@ -82,7 +93,12 @@ class NetworkConfig(Record):
     @classmethod
     def released(cls, bank_size: int | None = 73) -> NetworkConfig:
         """The network of the public weights `mass_base.pth`."""
-        return cls(channels=(32, 64, 128, 256, 512), position_volume=True, bank_size=bank_size)
+        return cls(
+            channels=(32, 64, 128, 256, 512),
+            position_volume=True,
+            class_token=ClassToken.FIRST,
+            bank_size=bank_size,
+        )
 
     @classmethod
     def tiny(cls) -> NetworkConfig:
@@ -94,6 +110,11 @@ class NetworkConfig(Record):
         """Tokens of one class at one stage (m + 1 with everything on)."""
         context = self.queries if self.context_tokens else 0
         return context + (self.foreground_token is not ForegroundToken.NONE)
+
+    @property
+    def class_row(self) -> int:
+        """Index of the token that becomes a class' posterior."""
+        return 0 if self.class_token is ClassToken.FIRST else -1
 
     @property
     def fold(self) -> int:

@@ -40,8 +40,9 @@ class FusionBlock(nn.Module):
 class Fusion(nn.Module):
     """The exchange between query and task at one stage."""
 
-    def __init__(self, channels: int, heads: int) -> None:
+    def __init__(self, channels: int, heads: int, class_row: int) -> None:
         super().__init__()
+        self.class_row = class_row
         self.attn_layers = nn.ModuleList(FusionBlock(channels, heads) for _ in range(FUSION_BLOCKS))
 
     def forward(
@@ -49,14 +50,14 @@ class Fusion(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """features: (B, C, d, h, w), tokens: (B, K, M, C), valid: (B, K) bool or None.
 
-        returns: features of the same shape, posteriors (B, K, C) = token 0 of each class.
+        returns: features of the same shape, posteriors (B, K, C): one token of each class.
         """
         b, classes, per_class, c = tokens.shape
         image, flat = features.flatten(2).transpose(1, 2), tokens.flatten(1, 2)
         keys = None if valid is None else valid.repeat_interleave(per_class, dim=1)
         for block in self.attn_layers:
             image, flat = block(image, flat, keys)
-        posterior = flat.reshape(b, classes, per_class, c)[:, :, 0]
+        posterior = flat.reshape(b, classes, per_class, c)[:, :, self.class_row]
         return image.transpose(1, 2).reshape(features.shape), posterior
 
 
@@ -90,7 +91,8 @@ class Decoder(nn.Module):
             for level in (3, 2, 1, 0)
         )
         self.prior_fuse = nn.ModuleList(
-            Fusion(config.stage_channels(i), config.stage_heads(i)) for i in range(config.stages)
+            Fusion(config.stage_channels(i), config.stage_heads(i), config.class_row)
+            for i in range(config.stages)
         )
 
     def forward(

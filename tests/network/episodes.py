@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from iris_cli.network.config import ForegroundToken, NetworkConfig, Stem
+from iris_cli.network.config import ClassToken, ForegroundToken, NetworkConfig, Stem
 from iris_cli.network.iris_network import IrisNetwork
 
 TINY = NetworkConfig.tiny()
@@ -22,6 +22,7 @@ OPTIONS: dict[str, NetworkConfig] = {
     "nearest foreground": TINY.model_copy(update={"foreground_token": ForegroundToken.NEAREST}),
     "area foreground": TINY.model_copy(update={"foreground_token": ForegroundToken.AREA}),
     "no context tokens": TINY.model_copy(update={"context_tokens": False}),
+    "class read from the first token": TINY.model_copy(update={"class_token": ClassToken.FIRST}),
     "bank": TINY.model_copy(update={"bank_size": 5}),
     "large kernels": TINY.model_copy(update={"kernel_sizes": (5, 3, 3, 1, 3)}),
     "uneven blocks": TINY.model_copy(update={"blocks": (1, 2, 1, 2)}),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iris_cli.network.blocks import ResidualBlock, fold, norm_relu, unfold, upsample
+from iris_cli.network.blocks import ResidualBlock, convolve, fold, norm_relu, unfold, upsample
 
 edges = st.integers(1, 3)
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iris_cli.network.config import NetworkConfig
+from iris_cli.network.config import ClassToken, NetworkConfig
 from iris_cli.network.iris_network import IrisNetwork
 
 FOLDER = Path(__file__).with_name("conformance")
@@ -45,6 +45,7 @@ def stored(name: str) -> Vectors:
         stages=values["num_prior_stage"],
         bank_size=values["tn"],
         position_volume=True,
+        class_token=ClassToken.FIRST,
     )
     return Vectors(_network(config, weights), io, 2e-5)
 
