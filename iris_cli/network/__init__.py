@@ -19,7 +19,10 @@ class weights          `decoder.Head.class_weights`                (B, K, c0)
 B episodes, K classes, P valid (episode, class) pairs, m query tokens, stage i = 0 (deepest).
 Arrays are (z, y, x). Nothing is thresholded: the network returns one logit per class and voxel.
 Where paper and released code disagree the released code is followed, so that its weights load:
-context tokens come first, the class is read from token 0, the foreground token is the last.
+context tokens come first, the foreground token is the last. iris' own models (the defaults of
+`config.NetworkConfig`) differ in what lets them learn from scratch: the class is read from the
+foreground token instead of token 0, features are normalised before they are pooled, and there is
+no position volume.
 
 Import from the modules (`network.config` is light, the others import torch).
 """

@@ -59,6 +59,9 @@ class NetworkConfig(Record):
     blocks: residual blocks of level 1..4, in the encoder and on the way up alike.
     kernel_sizes, scales: odd kernel per level 0..4, pooling factor of level 1..4.
     stages: number of token stages, from the deepest up. queries: context tokens m per class.
+    foreground_norm: pool features after InstanceNorm. The encoder's raw sums share a large mean
+    over all voxels, in which the difference between two classes drowns: without this option and
+    `ClassToken.LAST` training from scratch stays at one answer for every class.
     bank_size: number of classes of the token memory, None for no memory.
     """
 
@@ -74,6 +77,7 @@ class NetworkConfig(Record):
     foreground_token: ForegroundToken = ForegroundToken.FULL
     context_tokens: bool = True
     class_token: ClassToken = ClassToken.LAST
+    foreground_norm: bool = True
     bank_size: Tokens | None = None
 
     @model_validator(mode="after")
@@ -97,6 +101,7 @@ class NetworkConfig(Record):
             channels=(32, 64, 128, 256, 512),
             position_volume=True,
             class_token=ClassToken.FIRST,
+            foreground_norm=False,
             bank_size=bank_size,
         )
 

@@ -119,6 +119,7 @@ class StageEncoder(nn.Module):
         c, heads = config.stage_channels(stage), config.stage_heads(stage)
         self.stride = config.stage_stride(stage)
         self.foreground = config.foreground_token
+        self.foreground_norm = config.foreground_norm
         if self.foreground is not ForegroundToken.NONE:
             self.norm_foreground = nn.LayerNorm(c)
         if config.context_tokens:
@@ -149,12 +150,17 @@ class StageEncoder(nn.Module):
             queries = self.norm_query(self.task_query)
             rows.append(queries.expand(len(pairs.episode), -1, -1))
         if self.foreground is not ForegroundToken.NONE:
-            pooled = pool_foreground(features, pairs, self.foreground)
+            pooled = self._pool_foreground(features, pairs)
             rows.append(self.norm_foreground(pooled)[:, None])
         tokens = self.norm_combined(torch.cat(rows, dim=1))
         for block in self.attn_layers:
             tokens = block(tokens, context)
         return self.norm_post(tokens)  # type: ignore[no-any-return]
+
+    def _pool_foreground(self, features: Tensor, pairs: MaskPairs) -> Tensor:
+        if self.foreground_norm:
+            features = F.group_norm(features.float(), features.shape[1], eps=MAP_NORM_EPS)
+        return pool_foreground(features, pairs, self.foreground)
 
     def context_map(self, features: Tensor, episode: Tensor, of_masks: Tensor) -> Tensor:
         """The reference as seen through each mask.

@@ -156,7 +156,8 @@ class EpisodeNetwork(torch.nn.Module):
             recompute=self.recompute,
         )
         # A matrix product instead of scatter-add: that one has no fixed order on GPUs.
-        means = [torch.einsum("bnk,nkmc->bkmc", batch.share, t.float()) for t in tokens]
+        with torch.autocast(batch.query.device.type, enabled=False):
+            means = [torch.einsum("bnk,nkmc->bkmc", batch.share, t.float()) for t in tokens]
         return self.network.decode(
             [f[:b] for f in features], means, batch.class_valid, recompute=self.recompute
         )

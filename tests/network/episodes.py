@@ -22,6 +22,7 @@ OPTIONS: dict[str, NetworkConfig] = {
     "nearest foreground": TINY.model_copy(update={"foreground_token": ForegroundToken.NEAREST}),
     "area foreground": TINY.model_copy(update={"foreground_token": ForegroundToken.AREA}),
     "no context tokens": TINY.model_copy(update={"context_tokens": False}),
+    "foreground of raw features": TINY.model_copy(update={"foreground_norm": False}),
     "class read from the first token": TINY.model_copy(update={"class_token": ClassToken.FIRST}),
     "bank": TINY.model_copy(update={"bank_size": 5}),
     "large kernels": TINY.model_copy(update={"kernel_sizes": (5, 3, 3, 1, 3)}),

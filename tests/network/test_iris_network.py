@@ -63,7 +63,9 @@ def test_padded_batch_gives_what_each_episode_gives_alone(config: NetworkConfig)
             alone = run(network, query[one], reference[one], mask[one, valid[item]])
             scale = max(1.0, float(alone.abs().max()))
             error = (padded[one, valid[item]] - alone).abs().max()
-            assert error <= 1e-5 * scale
+            # Rounding only: other batch sizes sum in another order. A leak of a padded class
+            # is a thousand times larger.
+            assert error <= 3e-5 * scale
 
 
 def test_padded_classes_get_no_tokens_and_no_gradient_from_what_is_under_them() -> None:

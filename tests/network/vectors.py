@@ -46,6 +46,7 @@ def stored(name: str) -> Vectors:
         bank_size=values["tn"],
         position_volume=True,
         class_token=ClassToken.FIRST,
+        foreground_norm=False,
     )
     return Vectors(_network(config, weights), io, 2e-5)
 
