@@ -57,16 +57,19 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         ),
         "small": Preset(
             network=NetworkConfig(
-                channels=(16, 32, 32, 64, 64), blocks=(1, 1, 1, 1), stem=Stem.HALF
+                channels=(16, 32, 64, 64, 64), blocks=(1, 1, 1, 1), stem=Stem.HALF
             ),
             patch=64,
             s0=3.0,
             training=TrainingSettings(
-                steps=20_000, batch=4, optimiser=OptimiserSettings(warmup=500)
+                steps=20_000,
+                batch=4,
+                optimiser=OptimiserSettings(name="adamw", lr=1e-3, warmup=50),
             ),
             reason=(
-                "trains on a CPU or any GPU: half-resolution stem, 3.5 M parameters, and the field "
-                "of view of the paper's patch (128 voxels of 1.5 mm) in 64 voxels of 3 mm"
+                "trains on a CPU or any GPU: half-resolution stem, 4 M parameters, the field of "
+                "view of the paper's patch (128 voxels of 1.5 mm) in 64 voxels of 3 mm, and AdamW, "
+                "which left the plateau of the first steps sooner than LAMB in small batches"
             ),
         ),
         "base": Preset(
