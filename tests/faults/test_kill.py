@@ -41,6 +41,7 @@ class Job:
 
     words: Callable[[Path], list[str]]
     content: Callable[[Path], dict[str, Any]]
+    receipts: str  # pattern of the files that say that a case is done
     prepare: Callable[[Path], None] = lambda folder: None
 
 
@@ -75,13 +76,18 @@ def _finish(words: list[str]) -> float:
     return time.monotonic() - began
 
 
-def _kill_after(words: list[str], seconds: float) -> bool:
-    """Start the line and kill it; whether it was still running. Workers die with their parent."""
+def _kill(words: list[str], ready: Callable[[], bool], delay: float) -> bool:
+    """Start the line, wait until it is ready, kill it a little later; False where it was done.
+
+    Workers die with their parent.
+    """
     process = subprocess.Popen(
         _command(words), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
+    while process.poll() is None and not ready():
+        time.sleep(0.002)
     try:
-        process.wait(seconds)
+        process.wait(delay)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -134,9 +140,14 @@ def _jobs(inputs: Path) -> dict[str, Job]:
         return ["predict", "-t", task, "-m", model, "-i", images, "-o", str(folder / "out")]
 
     return {
-        "preprocess": Job(lambda f: ["preprocess", "-w", str(f)], _store_content, link_raw),
-        "predict": Job(predict, _predicted_content),
-        "encode-task": Job(lambda f: _encode(inputs, f / "x.task.pt"), _task_content),
+        "preprocess": Job(
+            lambda f: ["preprocess", "-w", str(f)],
+            _store_content,
+            "preprocessed/*/*/*.json",
+            link_raw,
+        ),
+        "predict": Job(predict, _predicted_content, "out/.iris/*.json"),
+        "encode-task": Job(lambda f: _encode(inputs, f / "x.task.pt"), _task_content, "x.task.pt"),
     }
 
 
@@ -159,7 +170,14 @@ def test_killed_at_random_the_same_line_finishes_to_the_same_content(
         words = job.words(folder)
         if trial % 2 and name != "encode-task":
             words += ["-j", "2"]
-        killed += _kill_after(words, generator.uniform(0.35, 1.0) * seconds)
+        wanted = generator.randrange(CASES) if name != "encode-task" else 0
+        # Nothing done yet: any moment of the start. Else: shortly after so many cases are done.
+        longest = seconds if wanted == 0 else seconds / CASES
+        killed += _kill(
+            words,
+            lambda folder=folder, n=wanted: len(list(folder.glob(job.receipts))) >= n,
+            generator.uniform(0.0, longest),
+        )
         left = job.content(folder)
         assert left.items() <= expected.items(), "a file with a final name is not what it should be"
         partly += 0 < len(left) < len(expected)
@@ -172,3 +190,4 @@ def test_killed_at_random_the_same_line_finishes_to_the_same_content(
         f"{name}: {killed} of {KILLS} runs were killed at work, {partly} left a part of the result"
     )
     assert killed >= KILLS // 2
+    assert partly >= KILLS // 4 or name == "encode-task"
