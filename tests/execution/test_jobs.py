@@ -225,7 +225,10 @@ def test_a_script_without_main_guard_can_use_workers(tmp_path: Path) -> None:
         "summary = run_cases([CaseJob('a', Order('work'))], perform, workers=1)\n"
         "assert summary.exit_code == 0, summary\n"
     )
-    assert subprocess.run([sys.executable, script], timeout=60, check=False).returncode == 0
+    root = Path(__file__).resolve().parents[2]  # a script finds only what lies beside it
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    ran = subprocess.run([sys.executable, script], timeout=60, check=False, env=environment)
+    assert ran.returncode == 0
 
 
 def test_workers_die_with_their_parent(tmp_path: Path) -> None:
