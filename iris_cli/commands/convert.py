@@ -80,7 +80,8 @@ def pairs(
     Example: iris convert pairs images/ labels/ -c liver=1 -c spleen=2 -o raw/Dataset001_Abdomen
     """
     from iris_cli.dataset.building import TransferMode
-    from iris_cli.workflows.convert import convert_pairs
+    from iris_cli.dataset.classes import parse_modality
+    from iris_cli.dataset.pairs import convert_pairs
 
     conversion = convert_pairs(
         images,
@@ -90,7 +91,7 @@ def pairs(
         names=classes or (),
         labels_file=labels_file,
         channel_names=channels or (),
-        modality=modality,
+        modality=parse_modality(modality),
         keep_values=keep_values,
     )
     out = Output.choose(as_json, verbose, quiet)

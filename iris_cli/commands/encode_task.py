@@ -59,7 +59,7 @@ def encode_task(
 
     Example: iris encode-task refs/ liver=1 spleen=2 -o abdomen.task.pt
     """
-    from iris_cli.workflows.convert import parse_modality
+    from iris_cli.dataset.classes import parse_modality
     from iris_cli.workflows.devices import choose_device
     from iris_cli.workflows.encode_task import encode_task as encode
 

@@ -19,6 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from iris_cli.errors import EnvironmentProblem, UsageError
+from iris_cli.files.publish import flush, process_is_alive
 
 _MARK = ".partial"
 
@@ -43,7 +44,7 @@ def building_folder(target: Path) -> Iterator[Path]:
         yield hidden
         _flush_folders(hidden)
         os.replace(hidden, target)
-        _flush(target.parent)
+        flush(target.parent)
 
 
 @contextlib.contextmanager
@@ -83,7 +84,7 @@ def place(source: Path, target: Path, mode: TransferMode) -> Path:
             ) from error
         return target
     shutil.copyfile(source, target)
-    _flush(target)
+    flush(target)
     return target
 
 
@@ -103,20 +104,8 @@ def _remove_leftovers(target: Path) -> None:
     prefix = f".{target.name}.{_host()}-"
     for entry in target.parent.glob(f"{prefix}*{_MARK}"):
         pid = entry.name[len(prefix) : -len(_MARK)].partition("-")[0]
-        if pid.isdecimal() and not _is_alive(int(pid)):
+        if pid.isdecimal() and not process_is_alive(int(pid)):
             shutil.rmtree(entry, ignore_errors=True)
-
-
-def _is_alive(pid: int) -> bool:
-    if pid == os.getpid():
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _host() -> str:
@@ -125,19 +114,7 @@ def _host() -> str:
 
 def _flush_folders(folder: Path) -> None:
     for path, _, _ in os.walk(folder):
-        _flush(Path(path))
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems refuse fsync on folders; the rename is still atomic there.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
-            raise
-    finally:
-        os.close(descriptor)
+        flush(Path(path))
 
 
 def _environment_problem(target: Path, error: OSError) -> EnvironmentProblem | None:

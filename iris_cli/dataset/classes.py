@@ -82,6 +82,18 @@ class ClassTable:
         return len(values) != len(set(values))
 
 
+def parse_modality(text: str | None) -> Modality | None:
+    """A modality given as a word, ct or other; raises UsageError for anything else."""
+    match text:
+        case None:
+            return None
+        case "ct":
+            return "ct"
+        case "other":
+            return "other"
+    raise UsageError("no such modality", found=text, expected="ct, or other (MR, PET, microscopy)")
+
+
 def read_modality(text: str) -> Modality | None:
     """The modality a free text names first ("CT (HU), from PET/CT" is ct), None if it names none.
 

@@ -27,6 +27,7 @@ from urllib.parse import quote
 
 from iris_cli.errors import EnvironmentProblem
 from iris_cli.files.hashing import hash_bytes
+from iris_cli.files.publish import process_is_alive
 
 BEAT_S = 15.0
 STALE_S = 120.0
@@ -86,7 +87,7 @@ class Holder:
             return True
         if self.space != _pid_space():
             return None
-        return not _is_alive(self.pid) or _start_time(self.pid) != self.started
+        return not process_is_alive(self.pid) or _start_time(self.pid) != self.started
 
 
 @dataclass
@@ -242,16 +243,6 @@ def _set_aside(path: Path, token: str) -> bool:
             os.link(aside, path)
     aside.unlink(missing_ok=True)
     return is_the_stale_one
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _start_time(pid: int) -> str | None:

@@ -43,11 +43,11 @@ def publish(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
-        _flush(temporary)
+        flush(temporary)
         if verify is not None:
             verify(temporary)
         os.replace(temporary, path)
-        _flush(path.parent)
+        flush(path.parent)
     except BaseException as error:
         size = _size(temporary)
         with contextlib.suppress(OSError):
@@ -102,6 +102,17 @@ def remove_leftovers(folder: Path, name: str | None = None) -> int:
     return len(leftovers)
 
 
+def process_is_alive(pid: int) -> bool:
+    """Whether a process of this host runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def _temporary_name(path: Path) -> Path:
     suffixes = "".join(path.suffixes[-2:]) if path.name.endswith(".gz") else path.suffix
     unique = f"{os.getpid()}-{secrets.token_hex(4)}"
@@ -111,15 +122,7 @@ def _temporary_name(path: Path) -> Path:
 def _writer_alive(temporary: Path) -> bool:
     """Whether the process that writes this temporary file still runs on this host."""
     pid = temporary.name.rpartition(_MARK)[0].rpartition(".")[2].partition("-")[0]
-    if not pid.isdigit() or int(pid) == os.getpid():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return pid.isdecimal() and int(pid) != os.getpid() and process_is_alive(int(pid))
 
 
 def _write_bytes(path: Path, data: bytes) -> None:
@@ -127,7 +130,8 @@ def _write_bytes(path: Path, data: bytes) -> None:
         stream.write(data)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Make a file or folder durable: what was written to it is on the disk when this returns."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
