@@ -33,6 +33,7 @@ from dataset_conversion.raw_set import Conversion, RawSet, SourceCase, Split, wr
 from iris_cli.dataset.building import TransferMode
 from iris_cli.dataset.classes import read_modality
 from iris_cli.dataset.dataset_json import Role
+from iris_cli.dataset.label_files import order_of_overlaps
 from iris_cli.dataset.layout import list_volumes
 from iris_cli.errors import DataRefused, UsageError
 from iris_cli.files.schema import parse_record, read_json
@@ -40,15 +41,19 @@ from iris_cli.volume.reading import read_labels, volume_name
 
 INFO, SPLITS = "info.json", "splits.json"
 
-# What info.json says only in prose.
-_INSTANCE_CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
-    "plant_cells": {"nuclei": ("ovule_1135", "ovule_1136"), "cells": ("ovule_sample",)},
+# What info.json says only in prose: "one value per nucleus (a, b) or per cell (c)".
+_INSTANCES_OF_CASES = re.compile(r"\bper (\w+) \(([^()]*)\)")
+_INSTANCE_NOUNS = {
+    "nucleus": "nuclei",
+    "cell": "cells",
+    "vertebra": "vertebrae",
+    "lesion": "lesions",
 }
-_REGIONS: dict[str, dict[str, list[int]]] = {
-    # Where white and grey matter are told apart (2, 3), the two together are the cord.
-    "spinal_cord": {"spinal cord": [1, 2, 3]},
-}
-_INSTANCE_NOUNS = ("nuclei", "cells", "vertebrae", "lesions")
+# "cord (where white and grey matter are not told apart)": with the values of "cord white matter"
+# and "cord grey matter" it is the whole cord.
+_WHOLE_OF_PARTS = re.compile(r"(.+?) \(where .+ (?:is|are) not told apart\)")
+# Two phases of the heart of one subject (Sunnybrook Cardiac Data).
+_HEART_PHASE = re.compile(r"(scd\d+)_(?:ed|es)")
 _ROLE_OF_LIST: dict[str, Role] = {
     "train": "train",
     "validate": "validate",
@@ -117,7 +122,7 @@ def _convert_set(source: Path, target: Path, mode: TransferMode) -> Conversion:
         raise UsageError(
             "this set is not laid out as images/ + labels/",
             file=source,
-            fix="DICOM folders: iris convert dicom",
+            fix="make volumes of DICOM folders first, for example with dcm2niix",
         )
     splits = _read_splits(source.parent / SPLITS).get(source.name, info.cases)
     converter = _SetConverter(source, source.name, info, splits, mode)
@@ -210,7 +215,7 @@ class _SetConverter:
             labels=classes,
             cases=cases,
             file_ending=ending,
-            regions_class_order=list(range(1, len(classes) + 1)) if regions else None,
+            regions_class_order=_order(classes) if regions else None,
             facts=facts,
             extra={key: value for key, value in extra.items() if value},
             description=self.source / INFO,
@@ -227,8 +232,7 @@ class _SetConverter:
         instances = [text for value, text in labels.items() if not value.isdecimal()]
         if instances:
             values = self._values_found(labelled)
-            default = next((n for n in _INSTANCE_NOUNS if n in instances[0].lower()), "objects")
-            names = _INSTANCE_CLASSES.get(self.set_name, {default: ()})
+            names = self._instance_classes(labels) or {_instance_noun(instances[0]): set()}
             return {name: list(values) for name in names}, True
         names_by_text = _class_names(labels.values())
         texts = _unique_texts(labels)
@@ -237,8 +241,21 @@ class _SetConverter:
             for value, text in texts.items()
             if value != "0"
         }
-        regions = _REGIONS.get(self.set_name, {})
+        regions = _regions(labels)
         return {**table, **regions}, bool(regions)
+
+    def _instance_classes(self, labels: Mapping[str, str]) -> dict[str, set[str]]:
+        """Classes of instances and the cases that have them, where the label table names both."""
+        texts = [text for value, text in labels.items() if not value.isdecimal()]
+        found = [match for text in texts for match in _INSTANCES_OF_CASES.findall(text)]
+        if len(found) < 2:
+            return {}
+        named = {
+            _INSTANCE_NOUNS.get(noun.lower(), noun): {case.strip() for case in cases.split(",")}
+            for noun, cases in found
+        }
+        images = {volume_name(path) for path in list_volumes(self.source / "images")}
+        return named if set().union(*named.values()) <= images else {}
 
     def _values_found(self, labelled: list[Path]) -> list[int]:
         found: set[int] = set()
@@ -290,7 +307,7 @@ class _SetConverter:
             return str(stated)
         if self.info.subjects == 1:
             return self.set_name
-        return subject_of(self.set_name, case)
+        return subject_of(case)
 
     def _modality_text(self, case: str) -> str:
         """The modality of one case: its own, or the part of the set's text that its name names."""
@@ -315,17 +332,43 @@ class _SetConverter:
             only = re.search(r"\((\w+) only\)$", text)
             if only and only[1].lower() not in _words(modality):
                 found.add(name)
-        for name, cases in _INSTANCE_CLASSES.get(self.set_name, {}).items():
+        tables = self._tables()
+        for name, cases in self._instance_classes(tables[self._table_of(case, tables)]).items():
             if name in classes and case not in cases:
                 found.add(name)
         return tuple(name for name in classes if name in found)
 
 
-def subject_of(set_name: str, case: str) -> str:
-    """The subject of a case where the rule is known only in prose; else the case is its own."""
-    if set_name == "cardiac":
-        return case.split("_")[0]  # the phases of the heart of one subject
-    return msd.subject_of(case)
+def _order(classes: Mapping[str, int | list[int]]) -> list[int]:
+    """The value each class gets in outputs: one that it has in the label maps where that can be."""
+    smallest = [value if isinstance(value, int) else min(value) for value in classes.values()]
+    return order_of_overlaps(classes) or smallest
+
+
+def subject_of(case: str) -> str:
+    """The subject of a case where its name tells it; else the case is its own."""
+    phase = _HEART_PHASE.fullmatch(case)
+    return phase[1] if phase else msd.subject_of(case)
+
+
+def _instance_noun(text: str) -> str:
+    """What the instances are, as a plural: nuclei, cells, ...; objects where it is not said."""
+    words = _words(text)
+    plurals = (many for one, many in _INSTANCE_NOUNS.items() if one in words or many in words)
+    return next(plurals, "objects")
+
+
+def _regions(labels: Mapping[str, str]) -> dict[str, int | list[int]]:
+    """Classes that are the union of values, where the label table tells so."""
+    regions: dict[str, int | list[int]] = {}
+    for value, text in labels.items():
+        whole = _WHOLE_OF_PARTS.fullmatch(" ".join(text.split()))
+        if whole is None:
+            continue
+        parts = [int(v) for v, t in labels.items() if t.startswith(f"{whole[1]} ") and v != value]
+        if parts:
+            regions[whole[1]] = sorted([int(value), *parts])
+    return regions
 
 
 def _unique_texts(labels: Mapping[str, str]) -> dict[str, str]:

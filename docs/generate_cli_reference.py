@@ -56,14 +56,14 @@ def _section(path: tuple[str, ...], command: Any) -> str:
 
 def _row(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
-        name = f"`{(parameter.metavar or parameter.name.upper()).strip('[]')}`"
+        name = f"`{parameter.metavar or parameter.name.upper()}`"
     else:
         words = (*parameter.opts, *parameter.secondary_opts)
         name = ", ".join(f"`{word}`" for word in words)
     if parameter.required:
         default = "required"
-    elif parameter.default in (None, False, (), [], ""):
-        default = ""
+    elif parameter.default is False or parameter.default in (None, (), [], ""):
+        default = ""  # compared with `is`: 0 equals False, and is a default to show
     else:
         default = f"`{parameter.default}`"
     return f"| {name} | {default} | {getattr(parameter, 'help', '') or ''} |"

@@ -10,6 +10,7 @@ import typer
 
 from iris_cli.commands._options import Json, Quiet, Verbose, Workspace
 from iris_cli.commands._output import Output
+from iris_cli.commands._references import LabelsFile
 
 Target = Annotated[
     Path | None,
@@ -59,7 +60,7 @@ def pairs(
     classes: Annotated[
         list[str] | None, typer.Option("--class", "-c", help="name=value; may be repeated.")
     ] = None,
-    labels_file: Annotated[Path | None, typer.Option(help="JSON file {name: value}.")] = None,
+    labels_file: LabelsFile = None,
     channels: Annotated[
         list[str] | None, typer.Option("--channel", help="Channel name; may be repeated.")
     ] = None,

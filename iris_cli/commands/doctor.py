@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from iris_cli.commands._options import Json
+from iris_cli.commands._options import Json, Quiet, Verbose
 from iris_cli.commands._output import Output
 
 
@@ -15,15 +15,16 @@ def register(app: typer.Typer) -> None:
     app.command("doctor")(doctor)
 
 
-def doctor(as_json: Json = False) -> None:
+def doctor(as_json: Json = False, verbose: Verbose = False, quiet: Quiet = False) -> None:
     """Check versions, devices, threads, memory, disk and the shipped model.
 
     Example: iris doctor
     """
     from iris_cli.workflows.doctor import State, examine, is_healthy
 
+    output = Output.choose(as_json, verbose, quiet)
+    output.explain(f"disk measured at {Path.cwd()}")
     checks = examine(Path.cwd())
-    output = Output(as_json)
     rows = [(check.topic, check.state.value, check.found, check.fix or "") for check in checks]
     output.table("iris doctor", ("what", "state", "found", "what to do"), rows)
     keys = ("topic", "state", "found", "fix")

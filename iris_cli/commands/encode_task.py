@@ -48,6 +48,9 @@ def encode_task(
     spacing: Annotated[
         float | None, typer.Option(min=1e-6, help="Working spacing in mm; by default by the rule.")
     ] = None,
+    assume_spacing: Annotated[
+        float | None, typer.Option("--assume-spacing", help="mm, for files without position.")
+    ] = None,
     channel: Annotated[int, typer.Option(min=0, help="Channel of the images.")] = 0,
     model: Model = None,
     device: Device = "auto",
@@ -73,6 +76,7 @@ def encode_task(
         modality=parse_modality(modality),
         spacing_mm=spacing,
         channel=channel,
+        assume_spacing=assume_spacing,
         device=choose_device(device),
         progress=progress_of(out),
     )

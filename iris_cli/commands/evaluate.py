@@ -32,6 +32,9 @@ def evaluate(
     cases: Annotated[
         str | None, typer.Option("--cases", help="Names of cases to score, comma-separated.")
     ] = None,
+    spacing: Annotated[
+        float | None, typer.Option("--assume-spacing", help="mm, for files without position.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     workers: Workers = 0,
     as_json: Json = False,
@@ -53,6 +56,7 @@ def evaluate(
         names=names or (),
         classes=comma_separated(classes) if classes else None,
         cases=comma_separated(cases) if cases else None,
+        assume_spacing=spacing,
         seed=seed,
         workers=workers,
         progress=progress_of(out),

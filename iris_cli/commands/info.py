@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from iris_cli.commands._options import Json
-from iris_cli.commands._output import Output
+from iris_cli.commands._options import Json, Quiet, Verbose
+from iris_cli.commands._output import Detail, Output
 
 
 def register(app: typer.Typer) -> None:
@@ -19,7 +19,12 @@ def register(app: typer.Typer) -> None:
 
 def info(
     path: Annotated[Path, typer.Argument(help="Volume, task, model, plan, receipt, set or run.")],
+    spacing: Annotated[
+        float | None, typer.Option("--assume-spacing", help="mm, for a volume without position.")
+    ] = None,
     as_json: Json = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
 ) -> None:
     """Describe a file or folder that iris reads or writes.
 
@@ -27,8 +32,8 @@ def info(
     """
     from iris_cli.workflows.info import describe
 
-    found = describe(path)
-    output = Output(as_json)
+    output = Output.choose(as_json, verbose, quiet)
+    found = describe(path, assume_spacing=spacing)
     output.result(
         {
             "kind": found.kind,
@@ -37,9 +42,17 @@ def info(
             "tables": {title: list(rows) for title, rows in found.tables.items()},
         }
     )
-    rows = [(name, _text(value)) for name, value in found.facts.items() if value not in (None, [])]
+    everything = output.detail is Detail.VERBOSE
+    rows = [
+        (name, _text(value))
+        for name, value in found.facts.items()
+        if everything or value not in (None, [])
+    ]
     output.table(f"{found.kind}: {found.path}", ("what", "value"), rows)
     for title, lines in found.tables.items():
+        if not lines:
+            output.line(f"{title}: none")
+            continue
         output.table(title, tuple(lines[0]), [[_text(v) for v in line.values()] for line in lines])
 
 

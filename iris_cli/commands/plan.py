@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +13,14 @@ from iris_cli.commands._options import Json, Quiet, Verbose, Workers, Workspace
 from iris_cli.commands._output import Output
 from iris_cli.commands._running import progress_of
 from iris_cli.execution.signals import StopRequest
+
+if TYPE_CHECKING:
+    from iris_cli.planning.plan import Plan
+    from iris_cli.preparation.findings import Finding
+    from iris_cli.workflows.plan import PlanReport
+
+WIDTH = 80
+NAMES_SHOWN = 12
 
 
 def register(app: typer.Typer) -> None:
@@ -61,13 +71,91 @@ def plan(
             progress=progress_of(out),
             stop=stop,
         )
-    rows = report.set_rows()
     out.result(report.to_json())
-    out.table("sets", tuple(rows[0]), [tuple(row.values()) for row in rows])
-    reasons = report.plan.reasons.items()
-    out.table("reasons", ("key", "why"), [(k, v) for k, v in reasons if not k.startswith("sets.")])
-    for integrity in report.integrity:
-        for finding in integrity.findings:
-            where = finding.case or integrity.set
-            out.line(f"{finding.severity.value}: {where}: {finding.message}")
+    for line in plan_lines(report):
+        out.line(line)
     out.say(f"wrote {report.path}; next: iris preprocess -w {workspace}")
+
+
+def plan_lines(report: PlanReport) -> list[str]:
+    """Everything that was decided, with its reason, and found: at most 80 columns where it can."""
+    reasons = _reasons_by_set(report.plan)
+    lines: list[str] = []
+    for name in report.plan.sets:
+        lines += [*_set_lines(report.plan, name, reasons.pop(name)), ""]
+    lines.append(f"plan {report.plan.name} (preset {report.plan.preset})")
+    lines += [line for key, why in reasons[""].items() for line in _entry(key, why)]
+    findings = [finding for checked in report.integrity for finding in checked.findings]
+    if findings:
+        lines += ["", f"findings: {len(findings)}"]
+        lines += [line for finding in findings for line in _finding_lines(finding)]
+    return [*lines, "", *_memory_lines(report)]
+
+
+def _reasons_by_set(plan: Plan) -> dict[str, dict[str, str]]:
+    """Reasons of every set by what follows `sets.<name>.`, and all others under an empty name."""
+    grouped: dict[str, dict[str, str]] = {name: {} for name in ("", *plan.sets)}
+    for key, why in plan.reasons.items():
+        # The longest: names of sets may hold dots themselves.
+        owners = [name for name in plan.sets if key.startswith(f"sets.{name}.")]
+        owner = max(owners, key=len, default="")
+        grouped[owner][key.removeprefix(f"sets.{owner}.") if owner else key] = why
+    return grouped
+
+
+def _set_lines(plan: Plan, name: str, reasons: Mapping[str, str]) -> list[str]:
+    planned = plan.sets[name]
+    found = planned.fingerprint
+    roles = ("train", planned.train), ("validate", planned.validate_), ("test", planned.test)
+    counted = [*roles, ("unlabelled", planned.unlabelled)]
+    native = " x ".join(f"{s:.4g}" for s in found.spacing_mm_median)
+    shape = " x ".join(f"{n:.0f}" for n in found.shape_median)
+    classes = list(planned.classes)
+    more = f" and {len(classes) - NAMES_SHOWN} more" if len(classes) > NAMES_SHOWN else ""
+    facts = {
+        "modality": ", ".join(f"{c.name}: {c.modality}" for c in planned.channels),
+        "cases": ", ".join(f"{len(cases)} {role}" for role, cases in counted),
+        "classes": f"{len(classes)}"
+        + (f": {', '.join(classes[:NAMES_SHOWN])}{more}" if classes else ""),
+        "native": f"{native} mm, {shape} voxels (medians; z, y, x)",
+        "working": f"{planned.spacing_mm:.4g} mm, isotropic",
+    }
+    lines = [f"set {name}"]
+    lines += [line for key, text in facts.items() for line in _entry(key, text)]
+    lines.append("  because")
+    return lines + [line for key, why in reasons.items() for line in _entry(key, why, indent=4)]
+
+
+def _finding_lines(finding: Finding) -> list[str]:
+    where = f"{finding.set}/{finding.case}" if finding.case else finding.set
+    lines = _entry(f"{finding.severity.value} {where}", finding.message)
+    details = ("file", finding.file), ("found", finding.found), ("expected", finding.expected)
+    for key, text in (*details, ("fix", finding.fix)):
+        if text:
+            lines += _entry(key, text, indent=4)
+    return lines
+
+
+def _memory_lines(report: PlanReport) -> list[str]:
+    return _wrapped(
+        f"memory: about {report.estimate.gib:.2g} GiB to train, one episode at a time "
+        f"({report.estimate.parameters / 1e6:.3g} M parameters); at most "
+        f"{report.preprocess_bytes / 2**30:.2g} GiB for each worker of iris preprocess",
+        indent=0,
+    )
+
+
+def _entry(key: str, text: str, *, indent: int = 2) -> list[str]:
+    return _wrapped(f"{key}: {text}", indent=indent)
+
+
+def _wrapped(text: str, *, indent: int) -> list[str]:
+    """Long words (paths) stay whole, so that they can be copied."""
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * (indent + 2),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

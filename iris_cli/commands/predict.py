@@ -17,6 +17,7 @@ from iris_cli.commands._references import (
     reference_source,
 )
 from iris_cli.commands._running import leave_with, progress_of, show_failures
+from iris_cli.errors import UsageError
 from iris_cli.execution.signals import StopRequest
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def predict(
     from iris_cli.workflows.devices import choose_device
 
     out = Output.choose(as_json, verbose, quiet)
+    if task is not None and references is None:
+        _refuse_options_of_references(labels_file, cases)
     settings = workflow.PredictSettings(
         model=model,
         classes=tuple(comma_separated(classes)) if classes else None,
@@ -89,11 +92,25 @@ def predict(
     leave_with(report.exit_code)
 
 
+def _refuse_options_of_references(labels_file: Path | None, cases: str | None) -> None:
+    given = {"--labels": labels_file, "--cases": cases}
+    names = [name for name, value in given.items() if value is not None]
+    if names:
+        raise UsageError(
+            "a task has its classes and references already",
+            found=" and ".join(names),
+            expected="these options with --refs only",
+            fix="leave them out, or give --refs REFS in place of the task",
+        )
+
+
 def _show_report(out: Output, report: PredictReport) -> None:
     out.result(report.to_json())
     rows = report.case_rows()
     if rows:
         out.table(str(report.output), tuple(rows[0]), [tuple(row.values()) for row in rows])
+    for note in report.notes:
+        out.say(f"note: {note}")
     for case, flags in report.flags().items():
         for flag in flags:
             out.say(f"flag: {case}: {flag}")
@@ -106,6 +123,8 @@ def _show_estimate(out: Output, estimate: PredictEstimate) -> None:
         (case.case, case.windows, round(case.seconds, 1), round(case.memory_mb), case.problem or "")
         for case in estimate.cases
     ]
+    for note in estimate.notes:
+        out.say(f"note: {note}")
     out.table("dry run", ("case", "windows", "seconds", "memory MB", "problem"), rows)
     out.line(
         f"{len(rows)} cases, {len(estimate.classes)} classes at "

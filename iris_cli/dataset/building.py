@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import secrets
 import shutil
@@ -57,7 +58,7 @@ def scratch_folder(target: Path) -> Iterator[Path]:
     unique = f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
     hidden = target.with_name(f".{target.name}.{unique}{_MARK}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_parent(target)
         _remove_leftovers(target)
         hidden.mkdir()
         yield hidden
@@ -99,10 +100,23 @@ def _refuse_existing(target: Path) -> None:
         )
 
 
+def _make_parent(target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        in_the_way = next((p for p in target.parents if p.exists() or p.is_symlink()), None)
+        raise EnvironmentProblem(
+            "a file stands where a folder is needed",
+            file=in_the_way,
+            expected=f"a folder, to make {target} in",
+            fix="choose another target, or move the file",
+        ) from error
+
+
 def _remove_leftovers(target: Path) -> None:
     """Remove hidden folders of this target whose process on this host is gone."""
     prefix = f".{target.name}.{_host()}-"
-    for entry in target.parent.glob(f"{prefix}*{_MARK}"):
+    for entry in target.parent.glob(f"{glob.escape(prefix)}*{_MARK}"):
         pid = entry.name[len(prefix) : -len(_MARK)].partition("-")[0]
         if pid.isdecimal() and not process_is_alive(int(pid)):
             shutil.rmtree(entry, ignore_errors=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -60,10 +60,16 @@ class ClassLabel:
 
 @dataclass(frozen=True)
 class ClassTable:
-    """The classes of a data set in the order they were declared, and the ignored value."""
+    """The classes of a data set in the order they were declared, and the ignored value.
+
+    has_given_order: whether the output values were given (`regions_class_order`), not chosen.
+    notes: what was chosen and should be said.
+    """
 
     classes: tuple[ClassLabel, ...]
     ignore_value: int | None = None
+    has_given_order: bool = field(default=False, compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -83,15 +89,20 @@ class ClassTable:
 
 
 def parse_modality(text: str | None) -> Modality | None:
-    """A modality given as a word, ct or other; raises UsageError for anything else."""
-    match text:
+    """A modality given as a word, ct or other in any case; raises UsageError for another word."""
+    match text and text.strip().lower():
         case None:
             return None
         case "ct":
             return "ct"
         case "other":
             return "other"
-    raise UsageError("no such modality", found=text, expected="ct, or other (MR, PET, microscopy)")
+    raise UsageError(
+        "no such modality",
+        found=text,
+        expected="ct, or other (MR, PET, microscopy)",
+        fix="write ct for images in Hounsfield units, other for all others",
+    )
 
 
 def read_modality(text: str) -> Modality | None:
@@ -139,7 +150,8 @@ def class_table(
         raise DataRefused("the ignore value is also the value of a class", file=file, found=ignore)
     if ignore is not None and not 0 < ignore <= LARGEST_VALUE:
         raise DataRefused("the ignore value is out of range", file=file, found=ignore)
-    return ClassTable(classes, ignore)
+    has_regions = any(label.is_region for label in classes)
+    return ClassTable(classes, ignore, has_regions and regions_class_order is not None)
 
 
 def classes_from_values(values: Iterable[int]) -> tuple[ClassLabel, ...]:

@@ -51,7 +51,7 @@ def flat_pairs(folder: Path) -> list[tuple[ImageFiles, Path]]:
     names = {volume_name(path) for path in files}
     labels = {volume_name(path): path for path in files if _is_label_name(path, names)}
     images = [path for path in files if volume_name(path) not in labels]
-    return pair_by_name(group_images(images), labels, folder) if labels else []
+    return pair_by_name(group_images(images, labels), labels, folder) if labels else []
 
 
 def _is_label_name(path: Path, names: set[str]) -> bool:
@@ -61,9 +61,15 @@ def _is_label_name(path: Path, names: set[str]) -> bool:
 
 
 def group_images(images: Sequence[Path], labels: Collection[str] = ()) -> list[ImageFiles]:
-    """Group images by case; how many channels there are is read from their names."""
-    count = count_channels([volume_name(path) for path in images])
-    return group_channels(images, count, labelled=labels)
+    """Group images by case; how many channels there are is read from their names.
+
+    labels: names of the label maps. Where each full name of an image has one, the numbers that
+    names end in count cases, not channels.
+    """
+    names = [volume_name(path) for path in images]
+    labelled = {*labels, *(_LABEL_SUFFIX.sub("", name) for name in labels)}
+    channels = 1 if labelled.issuperset(names) else count_channels(names)
+    return group_channels(images, channels, labelled=labelled)
 
 
 def _partnerless(without_label: list[str], without_image: list[str]) -> str:

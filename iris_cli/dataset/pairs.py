@@ -31,7 +31,7 @@ import numpy.typing as npt
 from iris_cli.dataset.building import TransferMode, building_folder, place
 from iris_cli.dataset.classes import IGNORE, ClassTable, Modality, classes_from_values
 from iris_cli.dataset.dataset_json import write_dataset_json
-from iris_cli.dataset.label_files import named_classes
+from iris_cli.dataset.label_files import named_classes, note_on_overlaps, order_of_overlaps
 from iris_cli.dataset.layout import ImageFiles, list_volumes
 from iris_cli.dataset.pairing import flat_pairs, group_images, pair_by_name
 from iris_cli.errors import DataRefused, UsageError
@@ -84,6 +84,8 @@ def convert_pairs(
     plan = _plan_labels(table, values, keep_values, labels or images)
     ending = _common_ending(pairs)
     notes = [*_notes_on_grids(checked), *([plan.note] if plan.note else [])]
+    if table.notes and plan.order:
+        notes.append(note_on_overlaps(table.classes, plan.order))
     with building_folder(target) as folder:
         (folder / "labelsTr").mkdir()
         for case in checked:
@@ -264,9 +266,9 @@ def _plan_labels(
     moved = ", ".join(f"{old} -> {number}" for old, number in new.items() if old != number)
     if not moved or keep_values:
         note = "label values have gaps, which nnU-Net refuses" if moved else None
-        return _LabelPlan(_labels(table, None), None, _order(table), note)
+        return _LabelPlan(_labels(table, None), None, _order(table, None), note)
     note = f"label values made consecutive: {moved}"
-    return _LabelPlan(_labels(table, new), new, _order(table), note)
+    return _LabelPlan(_labels(table, new), new, _order(table, new), note)
 
 
 def _labels(table: ClassTable, renumber: Mapping[int, int] | None) -> dict[str, int | list[int]]:
@@ -281,9 +283,15 @@ def _labels(table: ClassTable, renumber: Mapping[int, int] | None) -> dict[str, 
     return labels
 
 
-def _order(table: ClassTable) -> list[int] | None:
-    has_regions = any(label.is_region for label in table.classes)
-    return list(range(1, len(table.classes) + 1)) if has_regions else None
+def _order(table: ClassTable, renumber: Mapping[int, int] | None) -> list[int] | None:
+    """nnU-Net's `regions_class_order`: as it was given, else what iris writes for each class."""
+    if not any(label.is_region for label in table.classes):
+        return None
+    values = [label.value for label in table.classes]
+    if renumber is None or table.has_given_order:
+        return values
+    # Chosen anew where classes overlap: an unused number may be a label value by now.
+    return order_of_overlaps(_labels(table, renumber)) or [renumber[value] for value in values]
 
 
 def _common_ending(pairs: Sequence[tuple[ImageFiles, Path]]) -> str:

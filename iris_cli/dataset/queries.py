@@ -28,30 +28,45 @@ class QueryVolume:
     path: Path
 
 
+@dataclass(frozen=True)
+class FoundQueries:
+    """The volumes to segment, sorted by name, and what should be said about the choice."""
+
+    queries: tuple[QueryVolume, ...]
+    notes: tuple[str, ...] = ()
+
+
 def find_volumes(path: Path, *, channel: int = 0) -> list[Path]:
     """The volumes of `find_queries`, without their names."""
     return [query.path for query in find_queries(path, channel=channel)]
 
 
 def find_queries(path: Path, *, channel: int = 0) -> tuple[QueryVolume, ...]:
+    """The volumes of `search_queries`, without its notes."""
+    return search_queries(path, channel=channel).queries
+
+
+def search_queries(path: Path, *, channel: int = 0) -> FoundQueries:
     """The volumes to segment: a folder, one file, or a text file with one path per line.
 
     Names as nnU-Net has them (`<case>_0000`, ...) lose the channel and only the files of
     `channel` are taken; other names stay as they are. Lines of a list are relative to it; empty
-    lines and lines starting with # are left out. Outputs are sorted by name.
+    lines and lines starting with # are left out. A note says what was left out as another
+    channel, unless a dataset.json beside the folder declares the channels.
     raises UsageError where there is nothing, or where names do not say what a file is;
     DataRefused where two files would have one output name.
     """
+    notes: list[str] = []
     if path.is_dir():
         files = list_volumes(path)
-        queries = _of_folder(files, channel, path) if files else []
+        queries = _of_folder(files, channel, path, notes) if files else []
     else:
         files = [check_file(path)] if is_volume(path) else _listed(path)
-        queries = _of_list(files, channel)
+        queries = _of_list(_of_channel(files, channel, path, notes), channel)
     if not queries:
         raise _nothing_found(path)
     _refuse_equal_outputs(queries)
-    return tuple(sorted(queries, key=lambda query: query.name))
+    return FoundQueries(tuple(sorted(queries, key=lambda query: query.name)), tuple(notes))
 
 
 def _listed(path: Path) -> list[Path]:
@@ -88,7 +103,58 @@ def _of_list(files: Sequence[Path], channel: int) -> list[QueryVolume]:
     return [QueryVolume(name, path) for name, path in zip(names, files, strict=True)]
 
 
-def _of_folder(files: Sequence[Path], channel: int, folder: Path) -> list[QueryVolume]:
+def _of_channel(
+    files: Sequence[Path], channel: int, path: Path, notes: list[str]
+) -> Sequence[Path]:
+    """The named files without those that are known to be another channel, which are noted."""
+    other = {file for file in files if _known_channel(file) not in (None, channel)}
+    if files and len(other) == len(files):
+        raise UsageError(
+            f"no volume is of channel {channel}, which the task wants",
+            file=path,
+            found=_some([file.name for file in files]),
+            expected=f"names ending in _{channel:04d}",
+            fix="give the files of this channel; rename them if they are cases of their own",
+        )
+    if other:
+        notes.append(_note_on_channels([file for file in files if file in other], channel, path))
+    return [file for file in files if file not in other]
+
+
+def _known_channel(file: Path) -> int | None:
+    """The channel that a named file is by its name and the files beside it; None if open.
+
+    Open too where the files beside it could be the channels of one case or cases with numbers:
+    who names them in a list means cases.
+    """
+    parts = split_channel(volume_name(file))
+    folder = file.absolute().parent
+    if parts is None:
+        return None
+    declared = _declared_channels(folder.parent)
+    if declared is not None:
+        return parts[1] if parts[1] < declared and declared > 1 else None
+    names = [volume_name(path) for path in list_volumes(folder)]
+    stems = {split[0] for name in names if (split := split_channel(name)) is not None}
+    is_channel = count_channels(names) > 1 and len(stems) > 1
+    return parts[1] if is_channel else None
+
+
+def _note_on_channels(files: Sequence[Path], channel: int, where: Path) -> str:
+    count = "1 file is" if len(files) == 1 else f"{len(files)} files are"
+    return (
+        f"{count} taken as channels other than {channel} of {where} and left out: "
+        f"{_some([file.name for file in files])}; rename them if they are cases of their own"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _of_folder(
+    files: Sequence[Path], channel: int, folder: Path, notes: list[str]
+) -> list[QueryVolume]:
     names = [volume_name(path) for path in files]
     declared = _declared_channels(folder.absolute().parent)
     count = count_channels(names) if declared is None else declared
@@ -104,7 +170,11 @@ def _of_folder(files: Sequence[Path], channel: int, folder: Path) -> list[QueryV
             found=f"{names[0]} to {names[-1]}",
             fix="give a text file that lists the volumes to segment, one per line",
         )
-    return [QueryVolume(group.case, channel_file(group, channel)) for group in groups]
+    queries = [QueryVolume(group.case, channel_file(group, channel)) for group in groups]
+    left_out = sorted(set(files) - {query.path for query in queries})
+    if declared is None and left_out:
+        notes.append(_note_on_channels(left_out, channel, folder))
+    return queries
 
 
 def _declared_channels(folder: Path) -> int | None:
@@ -112,6 +182,8 @@ def _declared_channels(folder: Path) -> int | None:
     if not (folder / FILE_NAME).is_file():
         return None
     content = read_json(folder / FILE_NAME)
+    if not isinstance(content, dict):
+        return None
     names = content.get("channel_names", content.get("modality"))
     return len(names) if isinstance(names, dict) and names else None
 
@@ -144,5 +216,5 @@ def _nothing_found(path: Path) -> UsageError:
         if (path / "imagesTs").is_dir() or (path / "imagesTr").is_dir():
             fix = f"give {path / 'imagesTs'} or {path / 'imagesTr'}"
         elif any(entry.suffix.lower() in (".dcm", ".ima") for entry in path.iterdir()):
-            fix = "these are DICOM files: iris convert dicom"
+            fix = "these are DICOM files: make volumes of them first, for example with dcm2niix"
     return UsageError("no volumes are found here", file=path, fix=fix)

@@ -151,6 +151,30 @@ def read_raw_dataset(folder: Path, *, strict: bool = True) -> RawDataset:
     return dataset
 
 
+def check_section(section: IrisSection, cases: set[str], classes: set[str], file: Path) -> None:
+    """Raise DataRefused where the section "iris" names a case or class that does not exist."""
+    for key in ("case_modality", "subjects", "not_annotated", "roles"):
+        _check_known(key, getattr(section, key), cases, "case", file)
+    _check_known("held_out_classes", section.held_out_classes, classes, "class", file)
+    pairs = [name for pair in section.mirror_pairs for name in pair]
+    _check_known("mirror_pairs", pairs, classes, "class", file)
+    missing = [name for names in section.not_annotated.values() for name in names]
+    _check_known("not_annotated", missing, classes, "class", file)
+
+
+def _check_known(key: str, names: Iterable[str], known: set[str], what: str, file: Path) -> None:
+    unknown = sorted(set(names) - known)
+    if unknown:
+        guess = nearest(unknown[0], sorted(known))
+        raise DataRefused(
+            f'"iris".{key} names a {what} that does not exist: {unknown[0]!r}',
+            file=file,
+            found=", ".join(unknown[:10]),
+            expected=f"a {what} of this data set",
+            fix=f"did you mean {guess!r}?" if guess else f"correct the {what} in dataset.json",
+        )
+
+
 def _refusal(dataset: RawDataset) -> DataRefused:
     findings = dataset.findings
     shown = [finding.message for finding in findings[:20]]
@@ -188,7 +212,8 @@ class _Reader:
         findings += _duplicates(cases)
         if not cases:
             findings.append(self._no_cases())
-        self._check_names({case.name for case in cases} | self._orphans(findings))
+        names = {case.name for case in cases} | self._orphans(findings)
+        check_section(self.section, names, set(self.table.names), self.path)
         section = self.section
         return RawDataset(
             folder=self.folder,
@@ -284,31 +309,6 @@ class _Reader:
 
     def _orphans(self, findings: Iterable[RawFinding]) -> set[str]:
         return {finding.case for finding in findings if finding.case}
-
-    def _check_names(self, cases: set[str]) -> None:
-        """Every case and class that the section "iris" names must exist."""
-        section, classes = self.section, set(self.table.names)
-        self._check_known("case_modality", section.case_modality, cases, "case")
-        self._check_known("subjects", section.subjects, cases, "case")
-        self._check_known("not_annotated", section.not_annotated, cases, "case")
-        self._check_known("roles", section.roles, cases, "case")
-        self._check_known("held_out_classes", section.held_out_classes, classes, "class")
-        pairs = [name for pair in section.mirror_pairs for name in pair]
-        self._check_known("mirror_pairs", pairs, classes, "class")
-        missing = [name for names in section.not_annotated.values() for name in names]
-        self._check_known("not_annotated", missing, classes, "class")
-
-    def _check_known(self, key: str, names: Iterable[str], known: set[str], what: str) -> None:
-        unknown = sorted(set(names) - known)
-        if unknown:
-            guess = nearest(unknown[0], sorted(known))
-            raise DataRefused(
-                f'"iris".{key} names a {what} that does not exist: {unknown[0]!r}',
-                file=self.path,
-                found=", ".join(unknown[:10]),
-                expected=f"a {what} of this data set",
-                fix=f"did you mean {guess!r}?" if guess else f"correct the {what} in dataset.json",
-            )
 
 
 def _volumes(folder: Path, ending: str | None) -> list[Path]:

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from iris_cli.dataset.classes import (
     ClassLabel,
@@ -27,15 +28,20 @@ from iris_cli.dataset.classes import (
 )
 from iris_cli.dataset.dataset_json import (
     FILE_NAME,
+    SECTION,
     AbsentMeans,
+    DatasetJson,
+    channels,
+    known_modality,
+    parse_dataset_json,
 )
-from iris_cli.dataset.label_files import named_classes
+from iris_cli.dataset.label_files import named_classes, read_labels_file
 from iris_cli.dataset.layout import ImageFiles, channel_file, check_file, list_volumes
 from iris_cli.dataset.pairing import flat_pairs, group_images, pair_by_name
 from iris_cli.dataset.queries import QueryVolume, find_queries, find_volumes
-from iris_cli.dataset.raw import Case, RawDataset, read_raw_dataset
+from iris_cli.dataset.raw import Case, RawDataset, check_section, read_raw_dataset
 from iris_cli.errors import DataRefused, UsageError
-from iris_cli.files.schema import nearest
+from iris_cli.files.schema import nearest, read_json
 from iris_cli.volume.reading import volume_name
 
 __all__ = [
@@ -74,7 +80,7 @@ class References:
     """References and the classes of their label maps.
 
     classes: None where nothing names them: each value found is then a class (`with_values`).
-    picked: class names chosen before the values are known.
+    picked: class names chosen before the values are known. notes: what the user should hear.
     """
 
     pairs: tuple[ReferencePair, ...]
@@ -84,6 +90,7 @@ class References:
     absent_means: AbsentMeans = "background"
     mirror_pairs: tuple[tuple[str, str], ...] = ()
     picked: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def modality(self) -> Modality | None:
@@ -128,11 +135,13 @@ def find_references(
     else:
         found = _pairs_of_folder(folder)
         pairs = [_channel_pair(files, label, channel) for files, label in found]
-        references = References(_chosen(pairs, cases, folder), None, channel)
+        references = _declared(References(tuple(pairs), None, channel), folder)
+        chosen = _chosen(references.pairs, cases, folder)
+        references = dataclasses.replace(references, pairs=chosen)
     table = named_classes(None if is_raw else folder, labels_file, names)
     if table is not None:
         references = dataclasses.replace(
-            references, classes=table.classes, ignore_value=table.ignore_value
+            references, classes=table.classes, ignore_value=table.ignore_value, notes=table.notes
         )
     return _picked(references, classes, folder)
 
@@ -176,9 +185,11 @@ def references_from_pairs(
     labels_file: Path | None = None,
     names: Sequence[str] = (),
     classes: Sequence[str] | None = None,
+    channel: int = 0,
 ) -> References:
     """References from explicit pairs of an image and its label map.
 
+    channel: which channel the images are; noted, and taken of queries.
     Equal file names (`a/image.nii.gz`, `b/image.nii.gz`) get the names of their folders before.
     raises UsageError where a file does not exist or is given twice.
     """
@@ -195,7 +206,9 @@ def references_from_pairs(
     references = References(
         tuple(found),
         table.classes if table else None,
+        channel,
         ignore_value=table.ignore_value if table else None,
+        notes=table.notes if table else (),
     )
     return _picked(references, classes, None)
 
@@ -221,6 +234,46 @@ def _pairs_of_folder(folder: Path) -> list[tuple[ImageFiles, Path]]:
 def _channel_pair(files: ImageFiles, label: Path, channel: int) -> ReferencePair:
     images = tuple(files.by_channel.values())
     return ReferencePair(files.case, channel_file(files, channel), label, images, files.case)
+
+
+def _declared(references: References, folder: Path) -> References:
+    """The references with what a dataset.json in their folder says beside class names."""
+    path = folder / FILE_NAME
+    content = read_json(path) if path.is_file() else None
+    if not isinstance(content, dict):
+        return references
+    parsed = _channels_and_section(content, len(references.pairs[0].images), path)
+    section, known = parsed.iris, channels(parsed, path)
+    if "labels" in content:
+        classes = set(read_labels_file(path).names)
+        check_section(section, {pair.name for pair in references.pairs}, classes, path)
+    modality = known[references.channel].modality if references.channel < len(known) else None
+    pairs = tuple(
+        dataclasses.replace(
+            pair,
+            subject=section.subjects.get(pair.name, pair.subject),
+            modality=known_modality(section.case_modality[pair.name], path)
+            if pair.name in section.case_modality
+            else modality,
+            not_annotated=frozenset(section.not_annotated.get(pair.name, ())),
+        )
+        for pair in references.pairs
+    )
+    return dataclasses.replace(
+        references,
+        pairs=pairs,
+        absent_means=section.absent_means,
+        mirror_pairs=tuple(section.mirror_pairs),
+    )
+
+
+def _channels_and_section(content: dict[str, Any], count: int, path: Path) -> DatasetJson:
+    """The channels and the section "iris"; either may be missing beside references."""
+    names = content.get("channel_names", content.get("modality"))
+    if not isinstance(names, dict) or not names:
+        names = {str(index): "image" for index in range(count)}
+    section = {SECTION: content[SECTION]} if SECTION in content else {}
+    return parse_dataset_json({"channel_names": names, "labels": {}, **section}, path)
 
 
 def _in_training_folder(case: Case) -> bool:
@@ -249,7 +302,7 @@ def _raw_pair(dataset: RawDataset, case: Case, channel: int) -> ReferencePair:
 
 
 def _chosen(
-    pairs: list[ReferencePair], cases: Collection[str] | None, folder: Path
+    pairs: Sequence[ReferencePair], cases: Collection[str] | None, folder: Path
 ) -> tuple[ReferencePair, ...]:
     if cases is None:
         return tuple(pairs)

@@ -31,7 +31,14 @@ from iris_cli.execution.jobs import CaseJob, CaseResult, run_cases
 from iris_cli.execution.progress import Progress
 from iris_cli.files.publish import publish_text, remove_leftovers
 from iris_cli.volume.grid import GridMatch
-from iris_cli.volume.reading import VOLUME_ENDINGS, Volume, is_volume, read_labels, volume_name
+from iris_cli.volume.reading import (
+    VOLUME_ENDINGS,
+    AssumedSpacing,
+    Volume,
+    is_volume,
+    read_labels,
+    volume_name,
+)
 
 FORMAT = "iris-summary-1"
 
@@ -49,11 +56,16 @@ class ScoredFiles:
 
 @dataclass(frozen=True)
 class CaseScore:
-    """The overlaps of one case; a class that is not scored is missing."""
+    """The overlaps of one case; a class that is not scored is missing.
+
+    truth_values, predicted_values: what the two label maps hold, whatever is scored.
+    """
 
     files: ScoredFiles
     overlaps: Mapping[str, Overlap]
     notes: tuple[str, ...] = ()
+    truth_values: frozenset[int] = frozenset()
+    predicted_values: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,7 @@ class EvaluationPayload:
     classes: tuple[ClassLabel, ...]
     ignore_value: int | None
     absent_is_background: bool = True
+    assume_spacing: AssumedSpacing = None
 
 
 @dataclass(frozen=True)
@@ -194,6 +207,7 @@ def evaluate_folders(
     subjects: Mapping[str, str] | None = None,
     not_annotated: Mapping[str, frozenset[str]] | None = None,
     absent_is_background: bool = True,
+    assume_spacing: AssumedSpacing = None,
     cases: Sequence[str] | None = None,
     seed: int = 0,
     workers: int = 0,
@@ -204,7 +218,8 @@ def evaluate_folders(
     classes: what is scored; their values are looked for in both folders' label maps.
     ignore_value: voxels of the truth that count nowhere. subjects: case -> subject, default the
     case itself. not_annotated: case -> classes that are not scored in it. absent_is_background:
-    False where a class without a voxel in the truth was not contoured there.
+    False where a class without a voxel in the truth was not contoured there. assume_spacing: mm,
+    for files of either folder that do not say where their voxels are.
     raises DataRefused where no case could be scored.
     """
     found, missing = pair_files(predictions, truth, cases, subjects or {}, not_annotated or {})
@@ -217,7 +232,7 @@ def evaluate_folders(
             fix="check the two folders",
         )
     payloads = [
-        EvaluationPayload(files, tuple(classes), ignore_value, absent_is_background)
+        EvaluationPayload(files, tuple(classes), ignore_value, absent_is_background, assume_spacing)
         for files in found
     ]
     jobs = [CaseJob(payload.files.case, payload) for payload in payloads]
@@ -268,7 +283,8 @@ def pair_files(
 def evaluate_case(payload: EvaluationPayload) -> CaseResult:
     """Score one case; for `execution.run_cases`."""
     files = payload.files
-    truth, prediction = read_labels(files.truth), read_labels(files.prediction)
+    truth = read_labels(files.truth, assume_spacing=payload.assume_spacing)
+    prediction = read_labels(files.prediction, assume_spacing=payload.assume_spacing)
     notes = _check_geometry(prediction, truth)
     overlaps = compute_overlaps(
         prediction.array,
@@ -281,7 +297,15 @@ def evaluate_case(payload: EvaluationPayload) -> CaseResult:
         for name, o in overlaps.items()
         if o.n_ref > 0 or payload.absent_is_background
     }
-    return CaseResult("done", {"overlaps": counts, "notes": notes})
+    return CaseResult(
+        "done",
+        {
+            "overlaps": counts,
+            "notes": notes,
+            "truth_values": np.unique(truth.array).tolist(),
+            "predicted_values": np.unique(prediction.array).tolist(),
+        },
+    )
 
 
 def write_summary(path: Path, summary: Summary) -> Path:
@@ -337,7 +361,13 @@ def _describe(volume: Volume) -> str:
 
 def _score(files: ScoredFiles, receipt: Mapping[str, Any]) -> CaseScore:
     overlaps = {name: Overlap(*counts) for name, counts in receipt["overlaps"].items()}
-    return CaseScore(files, overlaps, tuple(receipt["notes"]))
+    return CaseScore(
+        files,
+        overlaps,
+        tuple(receipt["notes"]),
+        frozenset(receipt["truth_values"]),
+        frozenset(receipt["predicted_values"]),
+    )
 
 
 def _nanmean(values: Sequence[float]) -> float:

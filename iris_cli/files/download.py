@@ -7,14 +7,17 @@ addresses, where the tests serve files.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
+import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from iris_cli.errors import DataRefused, EnvironmentProblem, UsageError
+from iris_cli.errors import DataRefused, EnvironmentProblem, IrisError, UsageError
+from iris_cli.files.publish import environment_problem
 
 _CHUNK = 1 << 18
 _TIMEOUT_S = 60.0
@@ -31,16 +34,29 @@ def download(
     checksum: `sha256:<hex>`, or `md5:<hex>` where the source publishes nothing better.
     The partial file is kept as `.<name>.download` when the connection breaks, so the same call
     goes on where it stopped; a file that is already there with the right checksum is not fetched.
-    raises EnvironmentProblem when the server cannot be reached or breaks off, DataRefused when
-    the checksum differs (the partial file is removed then), UsageError for a non-HTTPS URL.
+    raises EnvironmentProblem when the server cannot be reached or breaks off or the target cannot
+    be written, DataRefused when the checksum differs (the partial file is removed then), UsageError
+    for a non-HTTPS URL.
     """
     _require_safe(url)
     algorithm, _, expected = checksum.partition(":")
-    if target.exists() and file_checksum(target, algorithm) == expected:
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.download")
-    _fetch(url, partial, on_progress)
+    try:
+        if target.exists() and file_checksum(target, algorithm) == expected:
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _fetch(url, partial, on_progress)
+        _require_checksum(url, partial, algorithm, expected)
+        os.replace(partial, target)
+    except OSError as error:
+        problem = None if isinstance(error, IrisError) else environment_problem(target, error)
+        if problem is None:
+            raise
+        raise problem from error
+    return target
+
+
+def _require_checksum(url: str, partial: Path, algorithm: str, expected: str) -> None:
     found = file_checksum(partial, algorithm)
     if found != expected:
         partial.unlink()
@@ -51,8 +67,6 @@ def download(
             expected=f"{algorithm} {expected}",
             fix="run the same line again; if it persists, the source has changed",
         )
-    os.replace(partial, target)
-    return target
 
 
 def file_checksum(path: Path, algorithm: str = "sha256") -> str:
@@ -91,8 +105,10 @@ def _fetch(url: str, partial: Path, on_progress: OnProgress | None) -> None:
         if error.code == 416 and have:  # nothing left to fetch: the checksum decides
             return
         raise _unreachable(url, f"HTTP {error.code} {error.reason}") from error
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (urllib.error.URLError, TimeoutError, ConnectionError, ssl.SSLError) as error:
         raise _unreachable(url, str(getattr(error, "reason", error))) from error
+    except http.client.HTTPException as error:  # IncompleteRead and what is no HTTP at all
+        raise _unreachable(url, str(error) or type(error).__name__) from error
     if total is not None and have < total:
         raise _unreachable(url, f"the connection broke off after {have} of {total} bytes")
 

@@ -5,13 +5,16 @@ read again and verified, and only then renamed; the folder is flushed last. A re
 sees the old file, the new file, or none, never a part of one (RELIABILITY.md, Publish).
 
 Temporary names are `.<name>.<pid>-<random>.partial<suffixes>`: hidden, recognisable after a
-crash, and with the suffixes that format libraries look at.
+crash, and with the suffixes that format libraries look at. A name that leaves too little room for
+the rest of the temporary one is cut there, and a hash of all of it takes the place of its end.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import glob
+import hashlib
 import json
 import os
 import secrets
@@ -23,6 +26,9 @@ from iris_cli.errors import EnvironmentProblem
 
 _MARK = ".partial"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# Of the 255 bytes a file name may have; the rest is for dots, process, mark and suffixes.
+_STEM_BYTES = 184
+_SUFFIX_BYTES = 16
 
 
 def publish(
@@ -36,9 +42,11 @@ def publish(
     write: gets the temporary path (same folder, same suffixes) and creates the file there.
     verify: gets the temporary path after it was flushed; raises when the file is not right.
     returns: `path`. An existing file of that name is replaced.
-    raises EnvironmentProblem on a full disk or a folder that cannot be written, and whatever
+    raises EnvironmentProblem on a full disk or a path that cannot be written, and whatever
     `write` or `verify` raise; the temporary file is removed in every case.
     """
+    if os.path.isdir(path):
+        raise _is_a_folder(path)
     temporary = _temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +61,7 @@ def publish(
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and not isinstance(error, EnvironmentProblem):
-            problem = _environment_problem(path, size, error)
+            problem = environment_problem(path, error, size)
             if problem is not None:
                 raise problem from error
         raise
@@ -91,7 +99,7 @@ def remove_leftovers(folder: Path, name: str | None = None) -> int:
     name: only those of this file name. Call it only where no other process is publishing the
     same files (it holds the claim on the case, or it is the only process of the job).
     """
-    prefix = "." if name is None else f".{name}."
+    prefix = "." if name is None else glob.escape(f".{_stem(name)}.")
     leftovers = [
         entry
         for entry in folder.glob(f"{prefix}*{_MARK}*")
@@ -114,9 +122,19 @@ def process_is_alive(pid: int) -> bool:
 
 
 def _temporary_name(path: Path) -> Path:
-    suffixes = "".join(path.suffixes[-2:]) if path.name.endswith(".gz") else path.suffix
+    parts = path.suffixes[-2:] if path.name.endswith(".gz") else [path.suffix]
+    suffixes = "".join(part for part in parts if len(os.fsencode(part)) <= _SUFFIX_BYTES)
     unique = f"{os.getpid()}-{secrets.token_hex(4)}"
-    return path.with_name(f".{path.name}.{unique}{_MARK}{suffixes}")
+    return path.with_name(f".{_stem(path.name)}.{unique}{_MARK}{suffixes}")
+
+
+def _stem(name: str) -> str:
+    """The name as it stands in its temporary names: as it is, or cut and told apart by a hash."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= _STEM_BYTES:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:8]
+    return f"{encoded[: _STEM_BYTES - 9].decode(errors='ignore')}-{digest}"
 
 
 def _writer_alive(temporary: Path) -> bool:
@@ -150,7 +168,11 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _environment_problem(path: Path, written: int, error: OSError) -> EnvironmentProblem | None:
+def environment_problem(path: Path, error: OSError, written: int = 0) -> EnvironmentProblem | None:
+    """What the system says against writing `path`, in words; None where it is none of that.
+
+    written: bytes that fitted before the disk was full.
+    """
     if error.errno in _DISK_FULL:
         return EnvironmentProblem(
             f"the disk is full: {path.name} could not be written",
@@ -166,14 +188,37 @@ def _environment_problem(path: Path, written: int, error: OSError) -> Environmen
             found=error.strerror,
             fix="choose a folder you may write to",
         )
-    if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        return EnvironmentProblem(
-            f"{path.parent} is not a folder",
-            file=path,
-            found=error.strerror,
-            fix="choose another output path",
-        )
-    return None
+    if error.errno == errno.EISDIR:
+        return _is_a_folder(path)
+    return _path_problem(path, error)
+
+
+def _path_problem(path: Path, error: OSError) -> EnvironmentProblem | None:
+    problems = {
+        errno.ENOTDIR: f"{path.parent} is not a folder",
+        errno.EEXIST: f"{path.parent} is not a folder",
+        errno.ENAMETOOLONG: "the name of the output is too long for this disk",
+    }
+    # Only of the output itself: what else a writer does not find is no matter of the output path.
+    if error.filename is None or Path(os.fsdecode(error.filename)).parent == path.parent:
+        problems[errno.ENOENT] = f"{path.parent} has gone, or cannot hold a file"
+    problem = problems.get(error.errno or 0)
+    if problem is None:
+        return None
+    fix = "choose another output path"
+    if error.errno == errno.ENAMETOOLONG:
+        fix = "choose a shorter name or folder"
+    return EnvironmentProblem(problem, file=path, found=error.strerror, fix=fix)
+
+
+def _is_a_folder(path: Path) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        "a folder has the name of the output file",
+        file=path,
+        found="a folder",
+        expected="a file, or nothing yet",
+        fix="choose another output path",
+    )
 
 
 def _free(folder: Path) -> int:

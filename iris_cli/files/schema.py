@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 
 import pydantic
 
-from iris_cli.errors import DataRefused, UsageError
+from iris_cli.errors import DataRefused, EnvironmentProblem, IrisError, UsageError
 
 
 class Record(pydantic.BaseModel):
@@ -22,19 +22,41 @@ RecordType = TypeVar("RecordType", bound=pydantic.BaseModel)
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; a missing one is a UsageError, a broken one is refused with its line."""
+    """Read a JSON file, with or without byte order mark.
+
+    raises UsageError where there is no such file, EnvironmentProblem where it cannot be read, and
+    DataRefused, with the line, where it is not JSON.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UsageError("no such file", file=path, fix="check the path") from None
-    except UnicodeDecodeError as error:
-        raise DataRefused("not a text file", file=path, found=str(error)) from None
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        return json.loads(_read_text(path))
+    except (ValueError, RecursionError) as error:  # ValueError: also numbers of endless digits
+        if isinstance(error, IrisError):
+            raise
         raise DataRefused(
             "not valid JSON", file=path, found=str(error), fix="correct the file"
         ) from None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError("no such file", file=path, fix="check the path") from None
+    except IsADirectoryError:
+        raise UsageError(
+            "a folder where a JSON file belongs", file=path, fix="give the file itself"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise DataRefused(
+            "not a text file", file=path, found=str(error), fix="save it as UTF-8"
+        ) from None
+    except OSError as error:
+        raise EnvironmentProblem(
+            "the file cannot be read",
+            file=path,
+            found=error.strerror or str(error),
+            fix="make it readable for your user, or check the disk it lies on",
+        ) from error
 
 
 def read_record(path: Path, kind: type[RecordType]) -> RecordType:

@@ -38,7 +38,9 @@ def override_record(record: RecordType, overrides: Sequence[str]) -> RecordType:
         return type(record).model_validate_json(json.dumps(content))
     except ValueError as error:
         raise UsageError(
-            "a value given with --set does not fit", found=_short(error), fix=" ".join(overrides)
+            "a value given with --set does not fit",
+            found=_short(error),
+            fix=f"correct it in: {' '.join(f'--set {text}' for text in overrides)}",
         ) from None
 
 

@@ -13,7 +13,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from iris_cli.dataset.dataset_json import FILE_NAME, read_dataset_json
 from iris_cli.dataset.raw import RawDataset, Role
 from iris_cli.errors import DataRefused
 from iris_cli.files.publish import publish_json
@@ -32,6 +31,8 @@ from iris_cli.training.settings import TrainingSettings
 PLAN_FORMAT = "iris-plan-1"
 PREPROCESSED = "preprocessed"
 PER_CASE = "per case"
+# 8 voxels across: below this a class is hard to see at the working spacing, and a plan says so.
+SMALL_CLASS_VOXELS = 512
 
 Positive = Annotated[float, Field(gt=0.0)]
 
@@ -149,7 +150,7 @@ def make_plan(
     held_out_sets: Mapping[str, Path] | None = None,
     seed: int = 0,
 ) -> Plan:
-    """A plan for these sets; nothing is read here but dataset.json.
+    """A plan for these sets; nothing is read here. seed: of the split by subject.
 
     raises DataRefused where a set has no case to train on.
     """
@@ -175,7 +176,7 @@ def make_plan(
         s0=preset.s0,
         sets=planned,
         held_out_sets=held_out,
-        training=preset.training.model_copy(update={"seed": seed}),
+        training=preset.training,
         reasons=reasons,
     )
 
@@ -214,8 +215,8 @@ def _plan_set(
     raw_set: RawSet, preset: Preset, *, workspace: Path, seed: int
 ) -> tuple[SetPlan, dict[str, str]]:
     raw = raw_set.raw
-    declared = bool(read_dataset_json(raw.folder / FILE_NAME).iris.roles)
-    split = split_cases(raw.cases, set_name=raw.name, roles_declared=declared, seed=seed)
+    hashes = {fact.case: fact.image_hash for fact in raw_set.report.facts}
+    split = split_cases(raw.cases, set_name=raw.name, seed=seed, image_hashes=hashes)
     facts = _facts_for_planning(raw_set.report, split)
     if not facts:
         raise DataRefused(
@@ -244,7 +245,7 @@ def _plan_set(
         fingerprint=fingerprint,
     )
     reasons = {
-        "spacing_mm": spacing.reason,
+        "spacing_mm": spacing.reason + _small_class_note(fingerprint, spacing.spacing_mm),
         "train": split.reason,
         "channels": modality_reason,
     }
@@ -307,6 +308,20 @@ def _spacing_without_labels(facts: Sequence[CaseFacts], s0: float) -> SpacingCho
         spacing,
         f"no labels: the model's own {s0:g} mm, kept between once and twice the finest edge of the "
         f"middle case ({middle:.4g} mm)",
+    )
+
+
+def _small_class_note(fingerprint: SetFingerprint, spacing_mm: float) -> str:
+    """A class may be many small objects, each of them smaller than its volume says."""
+    voxels = {n: c.volume_mm3 / spacing_mm**3 for n, c in fingerprint.classes.items() if c.cases}
+    if not voxels:
+        return ""
+    smallest = min(sorted(voxels), key=lambda name: voxels[name])
+    if voxels[smallest] >= SMALL_CLASS_VOXELS:
+        return ""
+    return (
+        f"; note: {smallest!r} has only about {voxels[smallest]:.0f} voxels in a case at this "
+        f"spacing (fewer than {SMALL_CLASS_VOXELS}, over all of its objects together)"
     )
 
 

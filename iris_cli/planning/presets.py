@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Annotated
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from iris_cli.errors import UsageError
 from iris_cli.files.schema import Record, nearest
@@ -21,7 +22,7 @@ class Preset(Record):
 
     network: NetworkConfig
     patch: int
-    s0: float
+    s0: Annotated[float, Field(gt=0.0)]
     training: TrainingSettings
     reason: str
 

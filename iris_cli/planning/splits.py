@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from iris_cli.dataset.raw import Case
@@ -26,19 +26,28 @@ class Split:
 
 
 def split_cases(
-    cases: Sequence[Case], *, set_name: str, roles_declared: bool, seed: int = 0
+    cases: Sequence[Case],
+    *,
+    set_name: str,
+    seed: int = 0,
+    image_hashes: Mapping[str, str] | None = None,
 ) -> Split:
-    """Roles of cases: those of dataset.json, else a fifth of the training subjects validates.
+    """Roles of cases: those of dataset.json; where none validates, a fifth of the subjects does.
 
-    The subjects are put in the order of a hash of seed, set and subject, and the first fifth
-    (rounded) validates: the same on every machine, and a subject added later moves at most one.
+    Only training subjects are split: test and unlabelled cases stay as they are declared. The
+    subjects are put in the order of a hash of seed, set and subject, and the first fifth (rounded)
+    validates: the same on every machine, and a subject added later moves at most one.
+    image_hashes: case -> hash of its image; cases with the same image count as one subject.
     """
     by_role: dict[str, list[str]] = defaultdict(list)
     for case in cases:
         by_role[case.role].append(case.name)
-    reason = "roles of dataset.json"
-    if not roles_declared:
-        reason = _split_training(cases, by_role, set_name, seed)
+    if by_role["validate"]:
+        reason = "roles of dataset.json"
+    else:
+        subjects, merged = _merge_twins(cases, image_hashes or {})
+        reason = _split_training(subjects, by_role, set_name, seed) + merged
+        reason += _kept_as_declared(by_role)
     return Split(
         train=tuple(sorted(by_role["train"])),
         validate=tuple(sorted(by_role["validate"])),
@@ -49,9 +58,8 @@ def split_cases(
 
 
 def _split_training(
-    cases: Sequence[Case], by_role: dict[str, list[str]], set_name: str, seed: int
+    subject_of: Mapping[str, str], by_role: dict[str, list[str]], set_name: str, seed: int
 ) -> str:
-    subject_of = {case.name: case.subject for case in cases}
     training = by_role["train"]
     subjects = sorted({subject_of[name] for name in training})
     if len(subjects) < SUBJECTS_MIN:
@@ -61,9 +69,34 @@ def _split_training(
     by_role["validate"] += [name for name in training if subject_of[name] in chosen]
     by_role["train"] = [name for name in training if subject_of[name] not in chosen]
     return (
-        f"no roles in dataset.json: {len(chosen)} of {len(subjects)} subjects validate, "
+        f"no case is declared `validate`: {len(chosen)} of {len(subjects)} subjects validate, "
         f"chosen by a hash of their names with seed {seed}"
     )
+
+
+def _merge_twins(
+    cases: Sequence[Case], image_hashes: Mapping[str, str]
+) -> tuple[dict[str, str], str]:
+    """Case -> subject of the training cases, subjects that share an image made one, and why."""
+    subject_of = {case.name: case.subject for case in cases if case.role == "train"}
+    twins: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(subject_of):
+        if name in image_hashes:
+            twins[image_hashes[name]].append(name)
+    notes = []
+    for names in twins.values():
+        joined = {subject_of[name] for name in names}
+        if len(joined) > 1:
+            first = min(joined)
+            subject_of = {n: first if s in joined else s for n, s in subject_of.items()}
+            notes.append(" and ".join(names))
+    text = f"; the same image, so counted as one subject: {', '.join(notes)}" if notes else ""
+    return subject_of, text
+
+
+def _kept_as_declared(by_role: Mapping[str, Sequence[str]]) -> str:
+    kept = [f"{len(by_role[r])} {r}" for r in ("test", "unlabelled") if by_role.get(r)]
+    return f"; as declared: {', '.join(kept)}" if kept else ""
 
 
 def _rank(subject: str, set_name: str, seed: int) -> str:

@@ -464,7 +464,12 @@ def _check_across(raw: RawDataset, facts: Sequence[CaseFacts]) -> Iterable[Findi
             "the same image under several names" + (", in different roles" if across else ""),
             case=twins[0].case,
             found=names,
-            fix="remove the copies, or give them one subject",
+            fix=(
+                'give them one role in dataset.json and list them as one subject under "iris"'
+                ".subjects, or remove the copies"
+                if across
+                else 'list them as one subject under "iris".subjects, or remove the copies'
+            ),
         )
     labelled = [fact for fact in facts if fact.labelled and fact.role != "test"]
     seen = {name for fact in labelled for name in fact.classes}

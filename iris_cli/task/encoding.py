@@ -31,7 +31,7 @@ from iris_cli.task.spacing import (
 )
 from iris_cli.task.task_file import ModelRecord, Task, TaskClass, TaskHeader, TaskReference
 from iris_cli.volume.grid import Grid, GridMatch
-from iris_cli.volume.reading import Volume, read_image, read_labels, volume_name
+from iris_cli.volume.reading import AssumedSpacing, Volume, read_image, read_labels, volume_name
 from iris_cli.volume.resampling import resample_labels, resample_mask
 
 # Fewer voxels than this on the working grid are used as a soft mask.
@@ -49,11 +49,16 @@ Tokens = list[npt.NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Reference:
-    """Files of one reference; `not_annotated` names classes that nobody contoured in it."""
+    """Files of one reference.
+
+    not_annotated: classes that nobody contoured in it. assume_spacing: mm, where the files do not
+    say where their voxels are.
+    """
 
     image: Path
     labels: Path
     not_annotated: frozenset[str] = frozenset()
+    assume_spacing: AssumedSpacing = None
 
 
 def encode_references(
@@ -201,7 +206,8 @@ def _check_all(
 
 
 def _read(files: Reference) -> tuple[Volume, Volume, tuple[str, ...]]:
-    image, labels = read_image(files.image), read_labels(files.labels)
+    image = read_image(files.image, assume_spacing=files.assume_spacing)
+    labels = read_labels(files.labels, assume_spacing=files.assume_spacing)
     notes = [*image.notes, *labels.notes]
     match = image.grid.compare(labels.grid)
     if match is GridMatch.DIFFERENT:

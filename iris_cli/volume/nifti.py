@@ -41,6 +41,9 @@ MAX_EXTENSION_BYTES = 1 << 24
 
 HEADER_SIZES = {348: 1, 540: 2}
 
+SAME_EDGE = 0.01
+"""Part of a voxel edge by which pixdim may differ from the sform without a note."""
+
 
 @dataclass(frozen=True)
 class NiftiFields:
@@ -333,6 +336,7 @@ def _geometry(
     if fields.sform_code > 0:
         affine, scale, notes = _sform(fields), *_unit(fields)
         grid = located_grid(shape_zyx, _in_mm(affine, scale), path)
+        notes += _other_spacing(fields, grid, scale)
         if fields.qform_code > 0:
             notes += _disagreement(raw, fields, grid, scale)
     elif fields.qform_code > 0:
@@ -411,6 +415,19 @@ def _disagreement(raw: Any, fields: NiftiFields, sform: Grid, scale: float) -> t
     )
 
 
+def _other_spacing(fields: NiftiFields, sform: Grid, scale: float) -> tuple[str, ...]:
+    """A note with both where pixdim gives other voxel edges than the sform."""
+    edges = np.asarray(sform.spacing_xyz)
+    pixdim = np.abs(fields.pixdim[1:4]) * scale
+    if (np.abs(pixdim - edges) <= SAME_EDGE * edges).all():
+        return ()
+    stated, used = (", ".join(f"{edge:.4g}" for edge in both) for both in (pixdim, edges))
+    return (
+        f"sform and pixdim disagree: voxels of ({used}) mm by the sform, of ({stated}) mm by "
+        "pixdim; the sform is used",
+    )
+
+
 def describe(grid: Grid) -> str:
     """Spacing, origin and axes in one line."""
     spacing, origin, axes = (
@@ -457,7 +474,8 @@ def unlocated(path: Path, found: str) -> DataRefused:
         file=path,
         found=found,
         expected="an affine",
-        fix="give the spacing with --assume-spacing, or correct the header",
+        fix="give the spacing with --assume-spacing (encode-task, predict, evaluate, info), "
+        "or correct the header",
     )
 
 

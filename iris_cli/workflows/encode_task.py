@@ -17,7 +17,7 @@ from iris_cli.files.publish import remove_leftovers
 from iris_cli.model.model import Model, load_model
 from iris_cli.task.encoding import Reference, encode_references
 from iris_cli.task.task_file import TASK_ENDING, Task, write_task
-from iris_cli.volume.reading import read_labels
+from iris_cli.volume.reading import AssumedSpacing, read_labels
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ReferenceSource:
     """Where references come from: a folder, or pairs of image and label map.
 
     names: `name=value` arguments. labels_file: JSON with class names. cases: names of the cases
-    of the folder to use, default all.
+    of the folder to use, default all; pairs are chosen by giving them.
     """
 
     folder: Path | None = None
@@ -34,10 +34,10 @@ class ReferenceSource:
     labels_file: Path | None = None
     cases: tuple[str, ...] | None = None
 
-    def find(self, channel: int = 0) -> References:
+    def find(self, channel: int = 0, assume_spacing: AssumedSpacing = None) -> References:
         """The references with all classes they declare; label maps are read only if they must.
 
-        raises UsageError where both or neither of folder and pairs are given.
+        raises UsageError where both or neither of folder and pairs are given, or cases of pairs.
         """
         if (self.folder is None) == (not self.pairs):
             raise UsageError(
@@ -46,8 +46,14 @@ class ReferenceSource:
                 fix="give REFS, or --image A --label B once for each reference",
             )
         if self.folder is None:
+            if self.cases is not None:
+                raise UsageError(
+                    "cases are chosen from a folder of references, and here are pairs",
+                    found=", ".join(self.cases) or "no name",
+                    fix="leave --cases out, and give only the pairs to use",
+                )
             found = references_from_pairs(
-                self.pairs, labels_file=self.labels_file, names=self.names
+                self.pairs, labels_file=self.labels_file, names=self.names, channel=channel
             )
         else:
             found = find_references(
@@ -58,9 +64,10 @@ class ReferenceSource:
                 channel=channel,
             )
         if found.classes is None:
-            values = {
-                int(v) for pair in found.pairs for v in np.unique(read_labels(pair.label).array)
-            }
+            values: set[int] = set()
+            for pair in found.pairs:
+                labels = read_labels(pair.label, assume_spacing=assume_spacing)
+                values |= {int(value) for value in np.unique(labels.array)}
             found = found.with_values(values)
         return found
 
@@ -106,6 +113,7 @@ def encode_task(
     modality: Modality | None = None,
     spacing_mm: float | None = None,
     channel: int = 0,
+    assume_spacing: AssumedSpacing = None,
     licence: str | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -114,7 +122,8 @@ def encode_task(
 
     model: a loaded model, a name or a folder; None is the one that ships. classes: names to keep.
     modality, spacing_mm, channel, licence: as `task.encoding.encode_references`; a modality that
-    the references declare is used unless one is given.
+    the references declare is used unless one is given. assume_spacing: mm, for files that do not
+    say where their voxels are.
     raises UsageError, DataRefused as `find_references` and `encode_references` do.
     """
     if not output.name.endswith(TASK_ENDING) or output.name == TASK_ENDING:
@@ -124,13 +133,14 @@ def encode_task(
             expected=f"NAME{TASK_ENDING}",
             fix=f"call it {output.name.partition('.')[0] or 'task'}{TASK_ENDING}",
         )
-    references = source.find(channel)
+    references = source.find(channel, assume_spacing)
     task = encode_found(
         references,
         model if isinstance(model, Model) else load_model(model, device=device),
         classes=classes,
         modality=modality,
         spacing_mm=spacing_mm,
+        assume_spacing=assume_spacing,
         licence=licence,
         device=device,
         progress=progress,
@@ -147,6 +157,7 @@ def encode_found(
     classes: Sequence[str] | None = None,
     modality: Modality | None = None,
     spacing_mm: float | None = None,
+    assume_spacing: AssumedSpacing = None,
     licence: str | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -161,9 +172,12 @@ def encode_found(
 
     progress.start(len(names), "encode")
     try:
-        return encode_references(
+        task = encode_references(
             model,
-            [Reference(pair.image, pair.label, pair.not_annotated) for pair in references.pairs],
+            [
+                Reference(pair.image, pair.label, pair.not_annotated, assume_spacing)
+                for pair in references.pairs
+            ],
             _pick(declared, classes, references),
             ignore_value=references.ignore_value,
             other_values=[value for label in declared for value in label.values],
@@ -174,6 +188,8 @@ def encode_found(
             device=device,
             on_reference=on_reference,
         )
+        warnings = (*references.notes, *task.header.warnings)
+        return Task(task.header.model_copy(update={"warnings": warnings}), task.tokens)
     finally:
         progress.finish()
 

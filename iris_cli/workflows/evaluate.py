@@ -18,10 +18,10 @@ from iris_cli.dataset.classes import (
 )
 from iris_cli.dataset.dataset_json import FILE_NAME, DatasetJson, read_dataset_json
 from iris_cli.dataset.label_files import LABELS_FILE, named_classes, read_labels_file
-from iris_cli.errors import DataRefused
+from iris_cli.errors import DataRefused, UsageError
 from iris_cli.evaluation.summary import Summary, evaluate_folders, write_summary
 from iris_cli.execution.progress import Progress
-from iris_cli.volume.reading import is_volume, read_labels
+from iris_cli.volume.reading import AssumedSpacing, is_volume, read_labels
 
 SUMMARY = "summary.json"
 
@@ -73,6 +73,7 @@ def evaluate(
     names: Sequence[str] = (),
     classes: Sequence[str] | None = None,
     cases: Sequence[str] | None = None,
+    assume_spacing: AssumedSpacing = None,
     seed: int = 0,
     workers: int = 0,
     progress: Progress | None = None,
@@ -85,10 +86,13 @@ def evaluate(
     the truth is a class. Of classes found by default, those that the predictions' labels.json does
     not know are left out, with a note; `classes` picks otherwise. cases: names of those to score.
     Subjects, ignored value and classes that were not contoured come from dataset.json.
-    raises DataRefused where no case can be scored or the two tables give a class other values.
+    assume_spacing: mm, for label maps that do not say where their voxels are.
+    raises DataRefused where no case can be scored, no class occurs anywhere (unless dataset.json
+    or labels.json say so and the maps are empty) or the two tables give a class other values.
     """
+    target = _summary_path(predictions, output)
     dataset = _dataset_json(truth)
-    table, given = _class_table(predictions, truth, dataset, labels_file, names)
+    table, given = _class_table(predictions, truth, dataset, labels_file, names, assume_spacing)
     chosen, notes = _choose(table, predictions, classes, given)
     section = None if dataset is None else dataset.iris
     summary = evaluate_folders(
@@ -101,13 +105,25 @@ def evaluate(
         if section is None
         else {case: frozenset(names) for case, names in section.not_annotated.items()},
         absent_is_background=section is None or section.absent_means == "background",
+        assume_spacing=assume_spacing,
         cases=cases,
         seed=seed,
         workers=workers,
         progress=progress,
     )
-    path = write_summary(output or predictions / SUMMARY, summary)
-    return EvaluateReport(summary, path, notes)
+    notes += _undeclared(summary, table, predictions, truth, given)
+    return EvaluateReport(summary, write_summary(target, summary), notes)
+
+
+def _summary_path(predictions: Path, output: Path | None) -> Path:
+    path = output or predictions / SUMMARY
+    if path.is_dir():
+        raise UsageError(
+            "the summary is a file, and this is a folder",
+            file=path,
+            fix=f"give the file, as --output {path / SUMMARY}",
+        )
+    return path
 
 
 def _dataset_json(truth: Path) -> DatasetJson | None:
@@ -123,6 +139,7 @@ def _class_table(
     dataset: DatasetJson | None,
     labels_file: Path | None,
     names: Sequence[str],
+    assume_spacing: AssumedSpacing,
 ) -> tuple[ClassTable, bool]:
     """The classes of the truth, and whether the user gave them."""
     given = named_classes(None, labels_file, names)
@@ -136,15 +153,16 @@ def _class_table(
     for folder in (truth, truth.absolute().parent, predictions):
         if (folder / LABELS_FILE).is_file():
             return read_labels_file(folder / LABELS_FILE), False
-    return ClassTable(classes_from_values(_values(truth))), False
+    return ClassTable(classes_from_values(_values(truth, assume_spacing))), False
 
 
-def _values(folder: Path) -> set[int]:
+def _values(folder: Path, assume_spacing: AssumedSpacing) -> set[int]:
     found: set[int] = set()
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
     for path in paths:
         if path.is_file() and is_volume(path):
-            found |= {int(value) for value in np.unique(read_labels(path).array)}
+            labels = read_labels(path, assume_spacing=assume_spacing)
+            found |= {int(value) for value in np.unique(labels.array)}
     if not found - {0}:
         raise DataRefused(
             "the label maps hold no class", file=folder, fix="check the folder of the truth"
@@ -175,3 +193,43 @@ def _choose(
         return chosen, ()
     note = f"not scored, because the predictions were not asked for it: {', '.join(left_out)}"
     return tuple(label for label in chosen if label.name in predicted), (note,)
+
+
+def _undeclared(
+    summary: Summary, table: ClassTable, predictions: Path, truth: Path, given: bool
+) -> tuple[str, ...]:
+    """A note on values that no class declares; refused where no class has a voxel anywhere.
+
+    Maps that are empty are refused only where the user gave the names: of a data set they may be
+    the cases that show nothing, and the false positives in them count.
+    """
+    known = {0, *(value for label in table.classes for value in label.values)}
+    known |= set() if table.ignore_value is None else {table.ignore_value}
+    held = {value for score in summary.scores for value in score.truth_values}
+    predicted = {value for score in summary.scores for value in score.predicted_values}
+    declared = known | _predicted_classes(predictions)
+    found = {"truth": sorted(held - known), "predictions": sorted(predicted - declared)}
+    text = "; ".join(
+        f"{where} {', '.join(map(str, values[:20]))}{', ...' if values[20:] else ''}"
+        for where, values in found.items()
+        if values
+    )
+    scored = {value for label in summary.classes for value in label.values}
+    if not scored & (held | predicted) and (given or text):
+        raise DataRefused(
+            "no class has a voxel in any truth or prediction",
+            file=truth,
+            found=text or "nothing but zeros",
+            expected=", ".join(
+                f"{label.name} = {', '.join(map(str, label.values))}" for label in summary.classes
+            ),
+            fix="give the values that the label maps hold, as name=value",
+        )
+    return (f"values that no class declares count as background: {text}",) if text else ()
+
+
+def _predicted_classes(predictions: Path) -> set[int]:
+    """The values that the predictions' own labels.json declares."""
+    path = predictions / LABELS_FILE
+    classes = read_labels_file(path).classes if path.is_file() else ()
+    return {value for label in classes for value in label.values}

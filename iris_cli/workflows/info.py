@@ -6,10 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from iris_cli.errors import DataRefused, UsageError
 from iris_cli.files.schema import read_json
+
+if TYPE_CHECKING:
+    from iris_cli.volume.reading import AssumedSpacing
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,10 @@ class Description:
     tables: Mapping[str, tuple[Mapping[str, Any], ...]]
 
 
-def describe(path: Path) -> Description:
+def describe(path: Path, *, assume_spacing: AssumedSpacing = None) -> Description:
     """Recognise and describe a file or folder that iris reads or writes.
 
+    assume_spacing: mm, for a volume that does not say where its voxels are.
     raises UsageError where it does not exist or is nothing iris knows, DataRefused where it is
     damaged.
     """
@@ -35,7 +39,7 @@ def describe(path: Path) -> Description:
     if path.is_dir():
         return _describe_folder(path)
     if is_volume(path):
-        return _describe_volume(path)
+        return _describe_volume(path, assume_spacing)
     if path.name.endswith(".task.pt"):
         return _describe_task(path)
     if path.suffix == ".json":
@@ -63,12 +67,12 @@ def _describe_folder(path: Path) -> Description:
     raise _unknown(path)
 
 
-def _describe_volume(path: Path) -> Description:
+def _describe_volume(path: Path, assume_spacing: AssumedSpacing) -> Description:
     import numpy as np
 
     from iris_cli.volume.reading import read_class_names, read_image
 
-    volume = read_image(path)
+    volume = read_image(path, assume_spacing=assume_spacing)
     stored = volume.native.grid
     finite = volume.array[np.isfinite(volume.array)]
     facts: dict[str, Any] = {
@@ -145,17 +149,28 @@ def _describe_run(path: Path) -> Description:
     from iris_cli.planning.plan import read_plan
 
     plan = read_plan(path / "plan.json")
-    metrics = path / "metrics.jsonl"
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
     facts = {
         "plan": plan.name,
         "sets": sorted(plan.sets),
         "steps planned": plan.training.steps,
-        "last line of metrics.jsonl": json.loads(lines[-1]) if lines else None,
+        "last line of metrics.jsonl": _last_metrics(path / "metrics.jsonl"),
         "checkpoints": sorted(entry.name for entry in path.glob("checkpoint_*.pt")),
         "model": (path / "model").exists(),
     }
     return Description("run", path, facts, {})
+
+
+def _last_metrics(path: Path) -> dict[str, Any] | None:
+    """The last whole line: a live or killed run may have written a part of one after it."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for line in reversed(text.splitlines()):
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            return found
+    return None
 
 
 def _describe_json(path: Path) -> Description:
@@ -170,6 +185,14 @@ def _describe_json(path: Path) -> Description:
     if path.name == "model.json":
         return _describe_model(path.parent)
     if "content" in content and "run" in content:
+        if not isinstance(content["content"], dict):
+            raise DataRefused(
+                "this receipt does not say what was done",
+                file=path,
+                found=f"content of type {type(content['content']).__name__}",
+                expected="an object",
+                fix="remove it; the next run makes the case and its receipt again",
+            )
         facts = {**content["content"], "run": content["run"]}
         return Description("receipt", path, facts, {})
     raise _unknown(path)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from iris_cli.dataset.dataset_json import FILE_NAME
@@ -21,6 +24,16 @@ from iris_cli.preparation.findings import IntegrityReport, raise_if_refused
 from iris_cli.preparation.integrity import check_datasets
 
 RAW, PLANS, DEFAULT_PLAN = "raw", "plans", "default"
+
+# Keys that another option or the data decide: set by hand they would contradict the plan.
+_NOT_SETTINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "name": "name the plan with --name",
+        "preset": "pick the preset with --preset",
+        "format": "leave it out: it says which version of iris reads the file",
+        "held_out_sets": "name sets that are held out with --hold-out",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -72,10 +85,12 @@ def plan(
     are chosen, everything else on the finished plan.
     raises DataRefused with every error of every set, UsageError for unknown names and keys.
     """
+    path = _target(workspace, name, output)
     held_out = [find_raw(workspace, item) for item in held_out_sets]
     folders = find_raw_sets(workspace, sets, without=held_out)
+    _check_held_out(folders, held_out)
     early, late = _split_overrides(overrides)
-    chosen: Preset = override_record(preset(preset_name), early)
+    chosen = override_record(_seeded(preset(preset_name), seed), early)
     raws = [read_raw_dataset(folder, strict=False) for folder in folders]
     reports = check_datasets(raws, workers=workers, progress=progress, stop=stop)
     raise_if_refused(reports)
@@ -86,12 +101,11 @@ def plan(
         name=name,
         preset_name=preset_name,
         workspace=workspace,
-        held_out_sets={folder.name: folder for folder in held_out},
+        held_out_sets={set_name(folder): folder for folder in held_out},
         seed=seed,
     )
     made = apply_overrides(made, late)
     made = _note(made, early)
-    path = output or workspace / PLANS / f"{name}.json"
     write_plan(path, made)
     return PlanReport(made, path, reports, estimate_training(made), estimate_preprocessing(made))
 
@@ -112,12 +126,7 @@ def find_raw_sets(
             expected=f"a folder with {FILE_NAME}",
             fix="make one with `iris convert`, or name a folder",
         )
-    names = [folder.resolve().name for folder in folders]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UsageError(
-            "two sets have the same name", found=", ".join(twice), fix="rename one of the folders"
-        )
+    _check_distinct(folders)
     return tuple(folders)
 
 
@@ -136,12 +145,80 @@ def find_raw(workspace: Path, item: str | Path) -> Path:
     )
 
 
+def set_name(folder: Path) -> str:
+    """The name `read_raw_dataset` gives the set of a folder: a link keeps its own name."""
+    return Path(os.path.abspath(folder)).name
+
+
+def _check_distinct(folders: Sequence[Path]) -> None:
+    """Refuse two sets of one name, and one folder under two names."""
+    by_name: dict[str, Path] = {}
+    by_place: dict[Path, Path] = {}
+    for folder in folders:
+        other = by_name.setdefault(set_name(folder), folder)
+        if other is not folder:
+            raise UsageError(
+                f"two sets have the same name {set_name(folder)!r}",
+                found=f"{other}, {folder}",
+                fix="name each set once; rename one of the folders where they differ",
+            )
+        other = by_place.setdefault(folder.resolve(), folder)
+        if other is not folder:
+            raise UsageError(
+                "two sets are the same folder", found=f"{other}, {folder}", fix="name it once"
+            )
+
+
+def _check_held_out(folders: Sequence[Path], held_out: Sequence[Path]) -> None:
+    _check_distinct(held_out)
+    for folder in folders:
+        for other in held_out:
+            if folder.resolve() == other.resolve() or set_name(folder) == set_name(other):
+                raise UsageError(
+                    f"set {set_name(folder)!r} is both planned for and held out",
+                    found=f"{folder}, --hold-out {other}",
+                    fix="leave it out of the sets or of --hold-out; rename one where they differ",
+                )
+
+
+def _target(workspace: Path, name: str, output: Path | None) -> Path:
+    """Where the plan will be written; refused before any work where that cannot be."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UsageError(
+            "this is no plain name for a plan",
+            found=repr(name),
+            expected="letters, digits, and . _ - after the first of them",
+            fix="write it to another place with --output FILE",
+        )
+    path = output or workspace / PLANS / f"{name}.json"
+    if path.is_dir():
+        raise UsageError(
+            "a plan is a file, and this is a folder",
+            file=path,
+            fix=f"write it to {path / f'{name}.json'}",
+        )
+    return path
+
+
+def _seeded(chosen: Preset, seed: int) -> Preset:
+    training = chosen.training.model_copy(update={"seed": seed})
+    return chosen.model_copy(update={"training": training})
+
+
 def _raw_folders(workspace: Path) -> list[Path]:
     return sorted(file.parent for file in (workspace / RAW).glob(f"*/{FILE_NAME}"))
 
 
 def _split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    early = [text for text in overrides if _group(text) in Preset.model_fields]
+    for text in overrides:
+        if _group(text) in _NOT_SETTINGS:
+            raise UsageError(
+                f"{_group(text)!r} is not set with --set",
+                found=text,
+                fix=_NOT_SETTINGS[_group(text)],
+            )
+    settings = set(Preset.model_fields) - {"reason"}
+    early = [text for text in overrides if _group(text) in settings]
     return early, [text for text in overrides if text not in early]
 
 

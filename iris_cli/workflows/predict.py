@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from iris_cli.dataset.queries import QueryVolume, find_queries
+from iris_cli.dataset.queries import FoundQueries, QueryVolume, search_queries
 from iris_cli.errors import DataRefused, IrisError, UsageError
 from iris_cli.execution.jobs import CaseJob, RunSummary, run_cases
 from iris_cli.execution.progress import Progress
@@ -60,12 +60,16 @@ class PredictSettings:
 
 @dataclass(frozen=True)
 class PredictReport:
-    """What became of every case; receipts are in the outcomes' results."""
+    """What became of every case; receipts are in the outcomes' results.
+
+    notes: what should be said about the choice of the inputs.
+    """
 
     run: RunSummary
     output: Path
     task: Task
     classes: tuple[TaskClass, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -109,6 +113,7 @@ class PredictReport:
             "classes": {entry.name: entry.value for entry in self.classes},
             "cases": self.case_rows(),
             "flags": self.flags(),
+            "notes": list(self.notes),
             "failed": {outcome.name: outcome.error for outcome in self.run.failed},
             "exit_code": self.exit_code,
         }
@@ -134,6 +139,7 @@ class PredictEstimate:
     task: Task
     seconds_per_window: float
     workers: int
+    notes: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -155,6 +161,7 @@ class PredictEstimate:
             "seconds": self.seconds,
             "memory_mb": self.memory_mb,
             "cases": [vars(case) for case in self.cases],
+            "notes": list(self.notes),
         }
 
 
@@ -190,7 +197,7 @@ def predict(
     )
     if len(run.failed) < len(run.outcomes):
         write_legend(output, {entry.value: entry.name for entry in prepared.classes})
-    return PredictReport(run, output, prepared.task, prepared.classes)
+    return PredictReport(run, output, prepared.task, prepared.classes, prepared.notes)
 
 
 def dry_run(
@@ -214,7 +221,9 @@ def dry_run(
     seconds = _time_window(prepared.model, prepared.task, settings)
     base_mb = peak_memory_mb() or 0.0
     cases = [_estimate(payload, prepared, seconds, base_mb) for payload in prepared.payloads]
-    return PredictEstimate(tuple(cases), prepared.classes, prepared.task, seconds, settings.workers)
+    return PredictEstimate(
+        tuple(cases), prepared.classes, prepared.task, seconds, settings.workers, prepared.notes
+    )
 
 
 @dataclass(frozen=True)
@@ -225,6 +234,7 @@ class _Prepared:
     model: Model
     task: Task
     classes: tuple[TaskClass, ...]
+    notes: tuple[str, ...]
 
 
 def _prepare(
@@ -251,13 +261,14 @@ def _prepare(
     assert task is not None
     header = read_task(task).header
     name = settings.model or _own_model(header, task)
-    queries = _find(inputs, header.channel)
-    payloads = tuple(_payload(query, output, task, name, settings) for query in queries)
+    found = _find(inputs, header.channel)
+    payloads = tuple(_payload(query, output, task, name, settings) for query in found.queries)
     model, loaded = load_payload(payloads[0])
     require_profile(model)
     check_model(model, header)
     kept = kept_classes(header, settings.classes)
-    return _Prepared(payloads, model, loaded, tuple(header.classes[index] for index in kept))
+    classes = tuple(header.classes[index] for index in kept)
+    return _Prepared(payloads, model, loaded, classes, found.notes)
 
 
 def _own_model(header: TaskHeader, task: Path) -> str:
@@ -273,13 +284,13 @@ def _own_model(header: TaskHeader, task: Path) -> str:
     )
 
 
-def _find(inputs: Path | Sequence[Path], channel: int) -> list[QueryVolume]:
+def _find(inputs: Path | Sequence[Path], channel: int) -> FoundQueries:
     paths = [inputs] if isinstance(inputs, Path) else list(inputs)
     if not paths:
         raise UsageError("there is nothing to segment", fix="give a folder, a file or a list")
-    found = [query for path in paths for query in find_queries(path, channel=channel)]
+    found = [search_queries(path, channel=channel) for path in paths]
     by_name: dict[str, QueryVolume] = {}
-    for query in found:
+    for query in (query for one in found for query in one.queries):
         other = by_name.setdefault(query.name, query)
         if other is not query and other.path.resolve() != query.path.resolve():
             raise DataRefused(
@@ -288,7 +299,8 @@ def _find(inputs: Path | Sequence[Path], channel: int) -> list[QueryVolume]:
                 found=f"{other.path} and {query.path}",
                 fix="rename one of them, or segment them one after the other",
             )
-    return sorted(by_name.values(), key=lambda query: query.name)
+    queries = sorted(by_name.values(), key=lambda query: query.name)
+    return FoundQueries(tuple(queries), tuple(note for one in found for note in one.notes))
 
 
 def _payload(

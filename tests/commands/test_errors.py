@@ -201,9 +201,29 @@ def test_a_device_that_is_not_there(iris: Iris, references: Path, tiny_model: Pa
 def test_a_defect_is_said_to_be_one_and_debug_shows_where(
     iris: Iris, references: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(path: Path) -> None:
+    def broken(path: Path, **_: object) -> None:
         raise ZeroDivisionError("in the middle")
 
     monkeypatch.setattr("iris_cli.workflows.info.describe", broken)
     _refused(iris("info", references), 1, "defect in iris", "in the middle", "--debug")
     assert "Traceback" in iris("info", references, "--debug").err
+
+
+def test_options_of_references_beside_a_task(iris: Iris, tmp_path: Path) -> None:
+    words = ("predict", "-t", tmp_path / "x.task.pt", "-i", tmp_path, "-o", tmp_path / "out")
+    _refused(iris(*words, "--cases", "a"), 2, "--cases", "--refs")
+    _refused(iris(*words, "--labels", tmp_path / "l.json"), 2, "--labels", "--refs")
+
+
+def test_cases_of_pairs(iris: Iris, references: Path, tmp_path: Path) -> None:
+    image, label = (references / part / "case_0.nii.gz" for part in ("images", "labels"))
+    words = ("encode-task", "--image", image, "--label", label, "-o", tmp_path / "x.task.pt")
+    _refused(iris(*words, "--cases", "case_0"), 2, "here are pairs", "--cases")
+
+
+def test_a_raw_folder_below_a_file(iris: Iris, references: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folders = (references / "images", references / "labels")
+    names = ("--labels", references / "labels.json")
+    ran = iris("convert", "pairs", *folders, *names, "-o", tmp_path / "file/x")
+    _refused(ran, 5, "file stands where a folder")

@@ -45,6 +45,14 @@ def test_the_reference_page_is_what_the_commands_say() -> None:
     assert page == reference(), "run: python docs/generate_cli_reference.py"
 
 
+def test_the_reference_page_shows_names_whole_and_defaults_of_zero() -> None:
+    page = (_ROOT / "docs" / "cli-reference.md").read_text(encoding="utf-8")
+    assert "| `[NAME=VALUE]...` |" in page
+    assert "`NAME=VALUE]...`" not in page
+    assert "| `--workers`, `-j` | `0` |" in page
+    assert "| `--json` |  |" in page
+
+
 def test_help_takes_less_than_half_a_second_and_imports_no_torch() -> None:
     code = (
         "import sys; sys.argv = ['iris', '--help']\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -84,3 +85,29 @@ def test_read_only_sources_become_writable_copies(tmp_path: Path) -> None:
     source = touch(tmp_path / "a")
     source.chmod(0o444)
     assert os.access(place(source, tmp_path / "b", TransferMode.COPY), os.W_OK)
+
+
+@pytest.mark.parametrize("below", ["set", "folder/set"])
+def test_a_file_where_a_folder_is_needed_is_named(tmp_path: Path, below: str) -> None:
+    file = touch(tmp_path / "file")
+    with (
+        pytest.raises(EnvironmentProblem, match="file stands where a folder") as caught,
+        building_folder(file / below),
+    ):
+        pass
+    assert str(caught.value.file) == str(file)
+
+
+def test_leftovers_of_a_name_with_brackets_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "iris_cli.dataset.building.process_is_alive", lambda pid: pid == os.getpid()
+    )
+    host = socket.gethostname()
+    dead, other = tmp_path / f".set[1].{host}-1-aa.partial", tmp_path / f".set1.{host}-1-aa.partial"
+    for folder in (dead, other):
+        folder.mkdir()
+    with building_folder(tmp_path / "set[1]"):
+        pass
+    assert sorted(os.listdir(tmp_path)) == sorted([other.name, "set[1]"])

@@ -11,6 +11,7 @@ from iris_cli.dataset.classes import (
     class_table,
     classes_from_values,
     parse_class_arguments,
+    parse_modality,
     pick_classes,
     read_modality,
 )
@@ -133,3 +134,14 @@ def test_class_arguments_are_read_back(table: dict[str, list[int]]) -> None:
 def test_malformed_class_argument_is_a_usage_error(text: str) -> None:
     with pytest.raises(UsageError, match="is not a class"):
         parse_class_arguments([text])
+
+
+@pytest.mark.parametrize(("text", "modality"), [("CT", "ct"), ("Other", "other"), ("ct", "ct")])
+def test_a_modality_may_be_written_in_any_case(text: str, modality: str) -> None:
+    assert parse_modality(text) == modality
+
+
+def test_an_unknown_modality_says_what_to_write() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_modality("mr")
+    assert caught.value.fix is not None

@@ -249,3 +249,44 @@ def test_equal_sources_give_equal_files(tmp_path: Path) -> None:
     assert nibabel.load(first / "labelsTr/x.nii.gz").shape == SHAPE_XYZ
     no_time = (first / "imagesTr/x_0000.nii.gz").read_bytes()[4:8]
     assert no_time == bytes(4)
+
+
+def outputs_of(folder: Path) -> dict[str, int]:
+    return {label.name: label.value for label in read_raw_dataset(folder).classes}
+
+
+def values_of(folder: Path) -> dict[str, tuple[int, ...]]:
+    return {label.name: label.values for label in read_raw_dataset(folder).classes}
+
+
+def test_outputs_beside_a_region_mean_what_the_label_maps_mean(tmp_path: Path) -> None:
+    images, labels = pair_folders(tmp_path, [5, 7, 8])
+    names = ["tumour=7,8", "liver=5"]
+    kept = convert_pairs(images, labels, tmp_path / "kept", names=names, keep_values=True).folder
+    assert outputs_of(kept) == {"tumour": 7, "liver": 5}
+    closed = convert_pairs(images, labels, tmp_path / "closed", names=names).folder
+    assert outputs_of(closed) == {"tumour": 2, "liver": 1}
+    assert values_of(closed) == {"tumour": (2, 3), "liver": (1,)}
+    assert nnunet_complaints(closed) == []
+
+
+def test_a_given_order_stays_as_it_is(tmp_path: Path) -> None:
+    images, labels = pair_folders(tmp_path, [2, 4, 6])
+    table = {"labels": {"whole": [2, 4, 6], "core": [4, 6]}, "regions_class_order": [9, 8]}
+    path = write_json(tmp_path / "l.json", table)
+    for keep in (False, True):
+        target = tmp_path / f"set{keep}"
+        folder = convert_pairs(images, labels, target, labels_file=path, keep_values=keep).folder
+        assert outputs_of(folder) == {"whole": 9, "core": 8}
+
+
+def test_overlapping_regions_are_renumbered_without_taking_the_value_of_a_class(
+    tmp_path: Path,
+) -> None:
+    images, labels = pair_folders(tmp_path, [1, 2, 4, 6])
+    names = ["liver=6", "one=1,2", "two=1,2", "three=1,2", "other=4"]
+    done = convert_pairs(images, labels, tmp_path / "set", names=names)
+    outputs = outputs_of(done.folder)
+    assert (outputs["liver"], outputs["other"]) == (4, 3)
+    assert outputs == {"liver": 4, "one": 1, "two": 2, "three": 5, "other": 3}
+    assert done.notes[-1].endswith("one = 1, two = 2, three = 5")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from iris_cli.dataset.queries import search_queries
 from iris_cli.dataset.raw import read_raw_dataset
 from iris_cli.dataset.references import (
     References,
@@ -265,7 +266,7 @@ def test_nothing_to_segment_says_what_to_give(tmp_path: Path) -> None:
     touch(tmp_path / "1.dcm")
     with pytest.raises(UsageError) as caught:
         find_queries(tmp_path)
-    assert "iris convert dicom" in str(caught.value)
+    assert "dcm2niix" in str(caught.value)
     raw_tree(tmp_path / "raw", ["a"])
     with pytest.raises(UsageError) as caught:
         find_queries(tmp_path / "raw")
@@ -276,3 +277,107 @@ def test_a_channel_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
     touch(tmp_path / "a.nii.gz")
     with pytest.raises(UsageError, match="one channel"):
         find_queries(tmp_path, channel=1)
+
+
+def outputs_of(references: References) -> dict[str, int]:
+    return {label.name: label.value for label in references.classes or ()}
+
+
+def test_classes_beside_overlapping_regions_keep_their_value(tmp_path: Path) -> None:
+    folder = folder_pair(tmp_path, "a")
+    found = find_references(folder, names=["liver=5", "wt=1,2,3", "tc=1,3"])
+    outputs = outputs_of(found)
+    assert outputs["liver"] == 5
+    assert outputs == {"liver": 5, "wt": 2, "tc": 1}
+    assert "wt = 2, tc = 1" in found.notes[0]
+    brats = find_references(folder, names=["wt=1,2,3", "tc=2,3", "et=3"])
+    assert outputs_of(brats) == {"wt": 1, "tc": 2, "et": 3}
+    write_json(folder / "labels.json", {"wt": [1, 2], "tc": [1, 2], "a": 1, "b": 2, "ignore": 3})
+    assert outputs_of(find_references(folder)) == {"wt": 4, "tc": 5, "a": 1, "b": 2}
+    assert find_references(folder, names=["liver=5", "tumour=7,8"]).notes == ()
+
+
+def test_references_take_all_of_a_dataset_json_beside_images_and_labels(tmp_path: Path) -> None:
+    folder = folder_pair(tmp_path, "a", "b")
+    content = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "left": 1, "right": 2, "ignore": 9},
+        "iris": {
+            "subjects": {"a": "s"},
+            "not_annotated": {"a": ["right"]},
+            "absent_means": "not_annotated",
+            "mirror_pairs": [["left", "right"]],
+        },
+    }
+    write_json(folder / "dataset.json", content)
+    found = find_references(folder, cases=["a"])
+    assert (found.modality, found.ignore_value, found.absent_means) == ("ct", 9, "not_annotated")
+    assert found.mirror_pairs == (("left", "right"),)
+    assert (found.pairs[0].subject, found.pairs[0].not_annotated) == ("s", {"right"})
+    labels = {"labels": {"left": 1}, "iris": {"modality": "other"}}
+    write_json(folder / "dataset.json", labels)
+    assert find_references(folder).modality == "other"
+    labels["iris"] = {"not_annotated": {"a": ["lefd"]}}
+    write_json(folder / "dataset.json", labels)
+    with pytest.raises(DataRefused, match="'lefd'"):
+        find_references(folder)
+
+
+def test_the_first_of_numbered_cases_is_no_channel_where_label_maps_have_its_name(
+    tmp_path: Path,
+) -> None:
+    numbered = [f"img_{index:04d}" for index in range(3)]
+    found = find_references(folder_pair(tmp_path / "folders", *numbered))
+    assert names_of(found) == numbered
+    for name in numbered:
+        touch(tmp_path / f"flat/{name}.nii.gz")
+        touch(tmp_path / f"flat/{name}_seg.nii.gz")
+    assert names_of(find_references(tmp_path / "flat")) == numbered
+
+
+def channel_folder(folder: Path) -> Path:
+    for name in ("left", "right"):
+        for channel in range(2):
+            touch(folder / f"{name}_{channel:04d}.nii.gz")
+    return folder
+
+
+def test_files_left_out_as_other_channels_are_said(tmp_path: Path) -> None:
+    folder = channel_folder(tmp_path / "in")
+    found = search_queries(folder)
+    assert [query.name for query in found.queries] == ["left", "right"]
+    (note,) = found.notes
+    assert f"2 files are taken as channels other than 0 of {folder}" in note
+    assert "left_0001.nii.gz, right_0001.nii.gz" in note
+    write_json(tmp_path / "dataset.json", {"channel_names": {"0": "T1", "1": "T2"}})
+    assert search_queries(folder).notes == ()
+
+
+def test_a_list_leaves_out_other_channels_and_says_so(tmp_path: Path) -> None:
+    channel_folder(tmp_path / "in")
+    listed = tmp_path / "list.txt"
+    listed.write_text("in/left_0000.nii.gz\nin/right_0001.nii.gz\n")
+    found = search_queries(listed)
+    assert [(q.name, q.path.name) for q in found.queries] == [("left", "left_0000.nii.gz")]
+    assert "1 file is taken" in found.notes[0]
+    assert "right_0001.nii.gz" in found.notes[0]
+    with pytest.raises(UsageError, match="no volume is of channel 1"):
+        find_queries(tmp_path / "in/left_0000.nii.gz", channel=1)
+
+
+def test_a_list_of_numbered_cases_is_taken_at_its_word(tmp_path: Path) -> None:
+    names = [touch(tmp_path / f"in/scan_{index:04d}.nii.gz").name for index in range(3)]
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"in/{name}\n" for name in names))
+    assert len(find_queries(listed)) == 3
+
+
+def test_a_dataset_json_that_is_no_table_says_nothing_about_queries(tmp_path: Path) -> None:
+    touch(tmp_path / "in/a.nii.gz")
+    (tmp_path / "dataset.json").write_text("[1]")
+    assert [query.name for query in find_queries(tmp_path / "in")] == ["a"]
+
+
+def test_explicit_pairs_keep_the_channel(tmp_path: Path) -> None:
+    pair = (touch(tmp_path / "a.nii.gz"), touch(tmp_path / "b.nii.gz"))
+    assert references_from_pairs([pair], channel=1).channel == 1

@@ -200,8 +200,9 @@ def test_a_folder_of_sets_is_converted_as_a_whole(tmp_path: Path) -> None:
     done = convert(tmp_path / "data", tmp_path / "raw")
     assert [folder.name for folder in done.folders] == ["one", "two"]
     assert done.notes == ("dicom: not laid out as images/ + labels/, left out",)
-    with pytest.raises(UsageError, match="not laid out"):
+    with pytest.raises(UsageError, match="not laid out") as caught:
         convert(tmp_path / "data/dicom", tmp_path / "raw2")
+    assert "dcm2niix" in str(caught.value)
 
 
 def test_a_listed_case_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -265,3 +266,43 @@ def test_label_maps_hold_what_the_tables_say(shared_data: Path, tmp_path: Path) 
             if raw.name in ("openkbp", "cardiac", "spinal_cord"):
                 for name in case.not_annotated:
                     assert not np.isin(labels.array, values[name]).any(), (case, name)
+
+
+def test_the_name_of_a_folder_decides_nothing(tmp_path: Path) -> None:
+    cases = ("scan_001", "scan_002")
+    raw = converted(source_set(tmp_path / "cardiac", cases), tmp_path / "raw/cardiac")
+    assert [case.subject for case in raw.cases] == list(cases)
+    raw = converted(source_set(tmp_path / "spinal_cord", cases), tmp_path / "raw/spinal_cord")
+    assert raw.class_names == ("liver", "left kidney")
+    source = source_set(tmp_path / "plant_cells", ("a",), labels={"1..n": "one value per cell"})
+    write_volume(source / "labels/a.nii.gz", label_array([1, 2]))
+    raw = converted(source, tmp_path / "raw/plant_cells")
+    assert raw.class_names == ("cells",)
+    assert raw.cases[0].not_annotated == set()
+
+
+def test_phases_of_one_heart_are_one_subject(tmp_path: Path) -> None:
+    cases = ("scd0000101_ed", "scd0000101_es", "scd0000201_ed")
+    raw = converted(source_set(tmp_path / "hearts", cases), tmp_path / "raw")
+    assert [case.subject for case in raw.cases] == ["scd0000101", "scd0000101", "scd0000201"]
+
+
+def test_instances_that_differ_between_cases_are_classes(tmp_path: Path) -> None:
+    text = "one value per nucleus (a, b) or per cell (c)"
+    source = source_set(tmp_path / "mine", labels={"0": "background", "1..n": text})
+    for case in "abc":
+        write_volume(source / f"labels/{case}.nii.gz", label_array([1, 2]))
+    raw = converted(source, tmp_path / "raw")
+    assert raw.class_names == ("nuclei", "cells")
+    assert [set(case.not_annotated) for case in raw.cases] == [{"cells"}, {"cells"}, {"nuclei"}]
+
+
+def test_a_structure_whose_parts_are_told_apart_in_some_cases_is_a_region(tmp_path: Path) -> None:
+    labels = {"5": "cord (where white and grey matter are not told apart)"}
+    labels |= {"0": "background", "2": "cord white matter", "3": "cord grey matter"}
+    raw = converted(source_set(tmp_path / "mine", labels=labels), tmp_path / "raw")
+    assert [(label.name, label.values, label.value) for label in raw.classes] == [
+        ("cord", (2, 3, 5), 5),
+        ("cord white matter", (2,), 2),
+        ("cord grey matter", (3,), 3),
+    ]

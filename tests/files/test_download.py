@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import http.client
 import http.server
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +22,7 @@ _CHECKSUM = "sha256:" + hashlib.sha256(_BODY).hexdigest()
 
 class _Server(http.server.ThreadingHTTPServer):
     break_after: int | None = None
+    chunked = False
     requests: list[str | None]
 
 
@@ -31,9 +35,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
         body = _BODY[start:]
         self.send_response(206 if wanted else 200)
+        limit = self.server.break_after
+        if self.server.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"%x\r\n" % len(body) + body[:limit])
+            return
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        limit = self.server.break_after
         self.wfile.write(body if limit is None else body[:limit])
 
     def log_message(self, *_: object) -> None:
@@ -95,3 +104,38 @@ def test_plain_http_to_the_world_is_refused(tmp_path: Path) -> None:
 def test_no_server_is_an_environment_problem(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentProblem):
         download("http://127.0.0.1:9/set.tar", tmp_path / "set.tar", checksum=_CHECKSUM)
+
+
+def test_an_answer_in_pieces_that_breaks_off_goes_on_later(server: _Server, tmp_path: Path) -> None:
+    server.break_after, server.chunked = 300_000, True
+    target = tmp_path / "set.tar"
+    with pytest.raises(EnvironmentProblem, match="did not finish"):
+        download(_url(server), target, checksum=_CHECKSUM)
+    server.break_after, server.chunked = None, False
+    assert download(_url(server), target, checksum=_CHECKSUM).read_bytes() == _BODY
+
+
+def test_a_server_that_speaks_no_http_is_an_environment_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def strange(*_: object, **__: object) -> None:
+        raise http.client.BadStatusLine("SSH-2.0")
+
+    monkeypatch.setattr("urllib.request.urlopen", strange)
+    with pytest.raises(EnvironmentProblem, match="did not finish"):
+        download("https://example.org/a", tmp_path / "a", checksum=_CHECKSUM)
+
+
+def test_a_full_disk_keeps_what_was_fetched(
+    server: _Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "set.tar"
+
+    def full(done: int, total: int | None) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(EnvironmentProblem, match="disk is full") as caught:
+        download(_url(server), target, checksum=_CHECKSUM, on_progress=full)
+    assert caught.value.exit_code == 5
+    assert download(_url(server), target, checksum=_CHECKSUM).read_bytes() == _BODY
+    assert str(server.requests[1]).startswith("bytes=")

@@ -88,3 +88,71 @@ def test_leftovers_of_dead_writers_go_and_those_of_living_ones_stay(tmp_path: Pa
     assert remove_leftovers(tmp_path, "a.bin") == 1
     assert sorted(tmp_path.iterdir()) == sorted([living, other])
     assert remove_leftovers(tmp_path) == 1
+
+
+def test_leftovers_of_names_with_brackets_are_found(tmp_path: Path) -> None:
+    leftover = tmp_path / ".scan[1].nii.gz.999999999-0badcafe.partial.nii.gz"
+    other = tmp_path / ".scan1.nii.gz.999999999-0badcafe.partial.nii.gz"
+    leftover.touch()
+    other.touch()
+    assert remove_leftovers(tmp_path, "scan[1].nii.gz") == 1
+    assert list(tmp_path.iterdir()) == [other]
+
+
+@pytest.mark.parametrize("name", ["ü" * 123 + "xx.nii.gz", "a." + "b" * 253, "c" * 252 + ".gz"])
+def test_a_name_as_long_as_the_disk_allows_is_published(tmp_path: Path, name: str) -> None:
+    assert len(name.encode()) == 255
+    path = publish_bytes(tmp_path / name, b"x")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_leftovers_of_long_names_are_found_and_told_apart(tmp_path: Path) -> None:
+    seen: list[Path] = []
+
+    def write(temporary: Path) -> None:
+        seen.append(temporary)
+        temporary.write_bytes(b"x")
+
+    for end in "ab":
+        publish(tmp_path / ("c" * 240 + end + ".nii.gz"), write)
+    for path in seen:
+        path.write_bytes(b"x")
+    assert all(path.name.endswith(".nii.gz") for path in seen)
+    assert remove_leftovers(tmp_path, "c" * 240 + "a.nii.gz") == 1
+    assert not seen[0].exists()
+    assert seen[1].exists()
+
+
+def test_a_folder_in_the_place_of_the_file_is_an_environment_problem(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentProblem, match="a folder has the name") as caught:
+        publish_bytes(tmp_path, b"x")
+    assert caught.value.fix
+    target = tmp_path / "later"
+
+    def write(temporary: Path) -> None:
+        temporary.touch()
+        target.mkdir()
+
+    with pytest.raises(EnvironmentProblem, match="a folder has the name"):
+        publish(target, write)
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_name_that_is_too_long_is_an_environment_problem(tmp_path: Path) -> None:
+    for path in (tmp_path / ("a" * 300), tmp_path / ("b" * 300) / "a"):
+        with pytest.raises(EnvironmentProblem, match="too long") as caught:
+            publish_bytes(path, b"x")
+        assert "shorter" in str(caught.value.fix)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_goes_away_is_an_environment_problem(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with pytest.raises(EnvironmentProblem, match="has gone") as caught:
+        publish(folder / "a.bin", lambda temporary: folder.rmdir())
+    assert caught.value.fix
+
+
+def test_what_a_writer_does_not_find_elsewhere_is_no_matter_of_the_output(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        publish(tmp_path / "a.bin", lambda _: (tmp_path / "in" / "b").touch())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pydantic
 import pytest
 
-from iris_cli.errors import DataRefused, UsageError
-from iris_cli.files.schema import Record, read_record
+from iris_cli.errors import DataRefused, EnvironmentProblem, UsageError
+from iris_cli.files.schema import Record, read_json, read_record
 
 
 class _Inner(Record):
@@ -53,3 +54,30 @@ def test_broken_files_are_refused(tmp_path: Path, text: str) -> None:
 def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
         read_record(tmp_path / "p.json", _Outer)
+
+
+def test_a_byte_order_mark_does_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_bytes(b"\xef\xbb\xbf{}")
+    assert read_json(tmp_path / "p.json") == {}
+
+
+def test_what_is_no_readable_file_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _write(tmp_path / "p.json", "{}")
+    with pytest.raises(UsageError, match="a folder"):
+        read_json(tmp_path)
+    with pytest.raises(UsageError, match="no such file"):
+        read_json(path / "below.json")
+
+    def forbidden(*_: object, **__: object) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", forbidden)  # chmod does not stop root
+    with pytest.raises(EnvironmentProblem, match="cannot be read") as caught:
+        read_json(path)
+    assert caught.value.file == str(path)
+
+
+def test_a_number_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
+    path = _write(tmp_path / "p.json", "1" * 5000)
+    with pytest.raises(DataRefused, match="not valid JSON"):
+        read_json(path)

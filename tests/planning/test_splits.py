@@ -1,5 +1,6 @@
 """Splits go by subject and are the same on every machine."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,8 +12,8 @@ def case(name: str, subject: str | None = None, role: Role = "train") -> Case:
     return Case(name, (), None, subject or name, role, (None,))
 
 
-def split(cases: list[Case], *, declared: bool = False, seed: int = 0) -> Split:
-    return split_cases(cases, set_name="set", roles_declared=declared, seed=seed)
+def split(cases: list[Case], *, seed: int = 0, hashes: dict[str, str] | None = None) -> Split:
+    return split_cases(cases, set_name="set", seed=seed, image_hashes=hashes)
 
 
 @settings(max_examples=60, deadline=None)
@@ -48,7 +49,7 @@ def test_one_more_subject_moves_at_most_one_other() -> None:
 def test_declared_roles_are_taken_as_they_are() -> None:
     roles: list[Role] = ["train", "validate", "test", "unlabelled"]
     cases = [case(f"{role}_{i}", role=role) for role in roles for i in range(6)]
-    made = split(cases, declared=True)
+    made = split(cases)
     assert made.reason == "roles of dataset.json"
     assert made.train == tuple(f"train_{i}" for i in range(6))
     assert made.test == tuple(f"test_{i}" for i in range(6))
@@ -61,3 +62,35 @@ def test_test_and_unlabelled_cases_are_never_split() -> None:
     made = split(cases)
     assert made.test == ("held",)
     assert made.unlabelled == ("free",)
+
+
+@pytest.mark.parametrize("role", ["test", "unlabelled"])
+def test_one_declared_role_does_not_switch_validation_off(role: Role) -> None:
+    made = split([case(f"c{i}") for i in range(5)] + [case("c5", role=role)])
+    assert len(made.validate) == 1
+    assert len(made.train) == 4
+    assert (made.test, made.unlabelled) == ((("c5",), ()) if role == "test" else ((), ("c5",)))
+    assert "no case is declared `validate`: 1 of 5 subjects" in made.reason
+    assert f"as declared: 1 {role}" in made.reason
+
+
+def test_cases_with_the_same_image_stay_on_one_side() -> None:
+    cases = [case(f"c{i}") for i in range(10)]
+    assert split(cases).validate == ("c5", "c9")
+    # c0 and c5 are copies; c2 is a copy of c7, which is of subject c1.
+    cases[7] = case("c7", "c1")
+    hashes = {c.name: c.name for c in cases} | {"c5": "x", "c0": "x", "c7": "y", "c2": "y"}
+    for seed in range(20):
+        made = split(cases, seed=seed, hashes=hashes)
+        for group in ({"c0", "c5"}, {"c1", "c2", "c7"}):
+            assert group <= set(made.train) or group <= set(made.validate)
+        assert "counted as one subject: c0 and c5, c2 and c7" in made.reason
+        assert "of 7 subjects" in made.reason
+
+
+def test_too_few_subjects_are_counted_after_copies_are_merged() -> None:
+    cases = [case(f"c{i}") for i in range(4)]
+    assert len(split(cases).validate) == 1
+    made = split(cases, hashes=dict.fromkeys(("c0", "c1"), "x"))
+    assert made.validate == ()
+    assert "3 training subjects" in made.reason

@@ -229,3 +229,15 @@ def test_the_same_report_from_workers(tmp_path: Path) -> None:
     truncate(image_file(folder, "b"))
     raw = read_raw_dataset(folder, strict=False)
     assert check_dataset(raw, workers=2) == check_dataset(raw)
+
+
+@pytest.mark.parametrize("role", ["test", "validate"])
+def test_a_copy_of_a_case_in_another_role_is_refused_with_both_names(
+    tmp_path: Path, role: str
+) -> None:
+    folder = make_set(tmp_path / "s", iris={"roles": {"b": role}})
+    shutil.copy(image_file(folder, "a"), image_file(folder, "b"))
+    report = report_of(folder)
+    with pytest.raises(DataRefused, match=rf"a \(train\), b \({role}\)") as caught:
+        raise_if_refused([report])
+    assert 'one subject under "iris".subjects' in str(caught.value)

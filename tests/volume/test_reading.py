@@ -214,6 +214,26 @@ def test_an_unusable_qform_beside_an_sform_is_noted(tmp_path: Path) -> None:
     assert any("qform is not usable" in note for note in volume.notes)
 
 
+@pytest.mark.parametrize("qform_code", [0, 1])
+def test_an_sform_with_other_voxels_than_pixdim_is_noted_with_both(
+    tmp_path: Path, qform_code: int
+) -> None:
+    path = save_nifti(tmp_path / "a.nii", some_labels(), np.eye(4), qform_code=qform_code)
+    volume = read_image(patch(path, 80, struct.pack("<fff", 0.7, 0.7, 5)))
+    assert volume.grid.spacing_xyz == (1, 1, 1)
+    (note,) = [note for note in volume.notes if "pixdim" in note]
+    assert "1, 1, 1" in note
+    assert "0.7, 0.7, 5" in note
+    rounded = read_image(patch(path, 80, struct.pack("<fff", -1.009, 0.991, 1)))
+    assert not any("pixdim" in note for note in rounded.notes)
+
+
+def test_pixdim_is_compared_in_the_unit_of_the_header(tmp_path: Path) -> None:
+    affine = np.diag([1000.0, 1000, 1000, 1])
+    volume = read_image(save_nifti(tmp_path / "a.nii", some_labels(), affine, xyzt_units=3))
+    assert not any("pixdim" in note for note in volume.notes)
+
+
 def test_a_volume_without_position_is_refused_unless_spacing_is_assumed(tmp_path: Path) -> None:
     path = two_forms(tmp_path / "a.nii", 0, 0)
     error = refusal(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -63,3 +64,11 @@ def truth(tmp_path: Path) -> Path:
     for index, name in enumerate(("a", "b", "c")):
         write_labels(folder / f"{name}.nii.gz", scene(10 + index)[1], GRID)
     return folder
+
+
+def forget_position(path: Path) -> Path:
+    """Sets the codes of qform and sform of a .nii.gz to 0."""
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[252:256] = bytes(4)
+    path.write_bytes(gzip.compress(bytes(content)))
+    return path

@@ -11,7 +11,7 @@ from iris_cli.errors import DataRefused, UsageError
 from iris_cli.task.task_file import read_task
 from iris_cli.volume.writing import write_labels
 from iris_cli.workflows.encode_task import ReferenceSource, encode_task
-from tests.workflows.conftest import GRID, SHAPE
+from tests.workflows.conftest import GRID, SHAPE, forget_position
 
 
 def test_a_folder_becomes_a_task_file(references: Path, model_folder: Path, tmp_path: Path) -> None:
@@ -68,3 +68,41 @@ def test_wrong_use_is_said_before_anything_is_read(tmp_path: Path) -> None:
         ReferenceSource().find()
     with pytest.raises(UsageError, match="one folder, or pairs"):
         ReferenceSource(tmp_path, pairs=((tmp_path, tmp_path),)).find()
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_references_without_position_are_encoded_with_an_assumed_spacing(
+    references: Path, model_folder: Path, tmp_path: Path, named: bool
+) -> None:
+    for path in references.rglob("*.nii.gz"):
+        forget_position(path)
+    if not named:
+        (references / "labels.json").unlink()
+    path = tmp_path / "x.task.pt"
+    with pytest.raises(DataRefused, match="does not say where") as caught:
+        encode_task(ReferenceSource(references), path, model=model_folder)
+    assert "encode-task" in str(caught.value.fix)
+    task = encode_task(
+        ReferenceSource(references), path, model=model_folder, assume_spacing=1.5
+    ).task
+    assert [entry.value for entry in task.header.classes] == [1, 2]
+    assert any("spacing 1.5 x 1.5 x 1.5 mm" in warning for warning in task.header.warnings)
+
+
+def test_pairs_keep_the_channel_and_refuse_cases(references: Path) -> None:
+    pair = (references / "images" / "one.nii.gz", references / "labels" / "one.nii.gz")
+    assert ReferenceSource(pairs=(pair,), names=("a=1",)).find(channel=1).channel == 1
+    with pytest.raises(UsageError, match="here are pairs"):
+        ReferenceSource(pairs=(pair,), cases=("one",)).find()
+
+
+def test_chosen_output_values_are_a_warning_of_the_task(
+    references: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    source = ReferenceSource(references, names=("left=1", "both=1,2"))
+    task = encode_task(source, tmp_path / "x.task.pt", model=model_folder).task
+    assert [(entry.name, entry.value) for entry in task.header.classes] == [
+        ("left", 1),
+        ("both", 2),
+    ]
+    assert "both = 2" in task.header.warnings[0]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +12,12 @@ from typing import Any
 
 import pytest
 
+from iris_cli.dataset.raw import read_raw_dataset
 from iris_cli.errors import DataRefused, UsageError
 from iris_cli.planning.plan import read_plan
 from iris_cli.preparation.store import list_cases, open_case
 from iris_cli.volume.writing import write_labels
-from iris_cli.workflows.plan import PlanReport, plan
+from iris_cli.workflows.plan import PlanReport, plan, set_name
 from iris_cli.workflows.preprocess import preprocess
 from tests.preparation.raw_sets import blobs, grid, image_file, label_file, make_set
 
@@ -151,6 +153,120 @@ def test_sets_by_name_by_path_and_unknown(workspace: Path) -> None:
         planned(workspace, sets=["boxs"])
     with pytest.raises(UsageError, match="no raw data set"):
         planned(workspace / "empty")
+
+
+def test_copies_of_an_image_are_planned_as_one_subject(tmp_path: Path) -> None:
+    raw = make_set(tmp_path / "raw" / "boxes")
+    validating = planned(tmp_path).plan.sets["boxes"].validate_[0]
+    other = "a" if validating != "a" else "b"
+    shutil.copy(image_file(raw, other), image_file(raw, validating))
+    report = planned(tmp_path)
+    sides = [{other, validating} & set(names) for names in (report.plan.sets["boxes"].train,
+             report.plan.sets["boxes"].validate_)]  # fmt: skip
+    assert {len(side) for side in sides} == {0, 2}
+    pair = " and ".join(sorted((other, validating)))
+    assert f"one subject: {pair}" in report.plan.reasons["sets.boxes.train"]
+    assert report.integrity[0].warnings
+
+
+def link_sets(workspace: Path, **targets: Path) -> None:
+    (workspace / "raw").mkdir(parents=True, exist_ok=True)
+    for name, target in targets.items():
+        (workspace / "raw" / name).symlink_to(target, target_is_directory=True)
+
+
+def test_sets_are_told_apart_by_the_names_of_their_links(tmp_path: Path) -> None:
+    one = make_set(tmp_path / "data1" / "nnunet", ("a", "b"))
+    two = make_set(tmp_path / "data2" / "nnunet", ("a", "b"))
+    link_sets(tmp_path / "ws", Liver=one, Spleen=two)
+    assert list(planned(tmp_path / "ws").plan.sets) == ["Liver", "Spleen"]
+    held = planned(tmp_path / "ws", held_out_sets=["Spleen"]).plan
+    assert list(held.held_out_sets) == ["Spleen"]
+    assert list(held.sets) == ["Liver"]
+
+
+def test_names_of_sets_are_those_of_the_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link_sets(tmp_path / "ws", Liver=make_set(tmp_path / "data" / "nnunet", ("a", "b")))
+    monkeypatch.chdir(tmp_path / "ws" / "raw")
+    for folder in (Path("Liver"), tmp_path / "ws" / "raw" / "Liver"):
+        assert set_name(folder) == read_raw_dataset(folder).name == "Liver"
+    monkeypatch.chdir(tmp_path / "data" / "nnunet")
+    assert set_name(Path()) == read_raw_dataset(Path()).name == "nnunet"
+
+
+@pytest.mark.usefixtures("unread")
+def test_two_sets_of_one_name_and_one_set_twice_are_refused(tmp_path: Path) -> None:
+    one = make_set(tmp_path / "data1" / "s", ("a",))
+    two = make_set(tmp_path / "data2" / "s", ("a",))
+    three = make_set(tmp_path / "data3" / "t", ("a",))
+    for sets, held in (([one, two], []), ([three], [one, two])):
+        with pytest.raises(UsageError, match="same name 's'") as caught:
+            planned(tmp_path, sets=sets, held_out_sets=held)
+        assert str(one) in str(caught.value)
+        assert str(two) in str(caught.value)
+    link_sets(tmp_path, copy=one)
+    with pytest.raises(UsageError, match="the same folder"):
+        planned(tmp_path, sets=["copy", one])
+
+
+@pytest.fixture
+def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The integrity pass may not start."""
+
+    def fail(*_: object, **__: object) -> None:
+        pytest.fail("the data were read before the command line was checked")
+
+    monkeypatch.setattr("iris_cli.workflows.plan.check_datasets", fail)
+
+
+@pytest.mark.usefixtures("unread")
+def test_a_set_that_is_both_planned_for_and_held_out_is_refused(workspace: Path) -> None:
+    link_sets(workspace, alias=workspace / "raw" / "boxes")
+    for held in ("boxes", "alias"):
+        with pytest.raises(UsageError, match="'boxes' is both planned for and held out"):
+            planned(workspace, sets=["boxes", "free"], held_out_sets=[held])
+
+
+@pytest.mark.usefixtures("unread")
+@pytest.mark.parametrize(
+    ("override", "fix"),
+    [("preset=base", "--preset"), ("name=x", "--name"), ("format=x", "which version"),
+     ("held_out_sets.x=y", "--hold-out"), ("s0=0", "s0=0"), ("s0=-1", "s0=-1")],
+)  # fmt: skip
+def test_keys_that_are_no_settings_are_refused_before_reading(
+    workspace: Path, override: str, fix: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        planned(workspace, overrides=[override])
+    assert fix in str(caught.value.fix)
+
+
+@pytest.mark.usefixtures("unread")
+@pytest.mark.parametrize(
+    "name", ["../../evil", "a/b", "..", ".hidden", "", "/tmp/x", "a\\b", "a\n"]
+)
+def test_names_that_leave_the_folder_of_plans_are_refused(workspace: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="no plain name"):
+        planned(workspace, name=name)
+
+
+@pytest.mark.usefixtures("unread")
+def test_a_folder_as_output_is_refused_before_reading(workspace: Path) -> None:
+    with pytest.raises(UsageError, match="this is a folder"):
+        planned(workspace, output=workspace)
+    (workspace / "plans" / "default.json").mkdir(parents=True)
+    with pytest.raises(UsageError, match="this is a folder"):
+        planned(workspace)
+
+
+def test_the_seed_of_training_can_be_set_apart_from_the_split(workspace: Path) -> None:
+    made = planned(workspace, seed=3).plan
+    assert made.training.seed == 3
+    changed = planned(workspace, seed=3, overrides=["training.seed=5"]).plan
+    assert changed.training.seed == 5
+    assert changed.sets["boxes"].validate_ == made.sets["boxes"].validate_
 
 
 def test_a_case_that_left_the_raw_folder_is_said(workspace: Path) -> None:

@@ -223,3 +223,17 @@ def test_a_full_disk_is_exit_code_five(
     report = predict(queries, tmp_path / "out", task=task, settings=settings)
     assert report.exit_code == 5
     assert list((tmp_path / "out").glob("*.nii.gz")) == []
+
+
+def test_files_left_out_as_other_channels_are_in_the_report(
+    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "channels"
+    folder.mkdir()
+    for name in ("left_0000", "left_0001", "right_0000", "right_0001"):
+        (folder / f"{name}.nii.gz").symlink_to(queries / "a.nii.gz")
+    estimate = dry_run(folder, tmp_path / "out", task=task, settings=settings)
+    assert "2 files are taken as channels other than 0" in estimate.notes[0]
+    report = predict(folder, tmp_path / "out", task=task, settings=settings)
+    assert report.notes == estimate.notes
+    assert report.to_json()["notes"] == list(report.notes)
