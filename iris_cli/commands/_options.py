@@ -33,3 +33,7 @@ Model = Annotated[
     str | None,
     typer.Option("--model", "-m", help="Model name or folder; by default the one that ships."),
 ]
+AssumeSpacing = Annotated[
+    float | None,
+    typer.Option(help="Voxel edge in mm, for files without position."),
+]

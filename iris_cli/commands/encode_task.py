@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from iris_cli.commands._options import Device, Json, Model, Quiet, Verbose
+from iris_cli.commands._options import AssumeSpacing, Device, Json, Model, Quiet, Verbose
 from iris_cli.commands._output import Output
 from iris_cli.commands._references import (
     Cases,
@@ -48,9 +48,7 @@ def encode_task(
     spacing: Annotated[
         float | None, typer.Option(min=1e-6, help="Working spacing in mm; by default by the rule.")
     ] = None,
-    assume_spacing: Annotated[
-        float | None, typer.Option("--assume-spacing", help="mm, for files without position.")
-    ] = None,
+    assume_spacing: AssumeSpacing = None,
     channel: Annotated[int, typer.Option(min=0, help="Channel of the images.")] = 0,
     model: Model = None,
     device: Device = "auto",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from iris_cli.commands._options import Json, Quiet, Verbose, Workers
+from iris_cli.commands._options import AssumeSpacing, Json, Quiet, Verbose, Workers
 from iris_cli.commands._output import Output
 from iris_cli.commands._references import Classes, LabelsFile, comma_separated
 from iris_cli.commands._running import leave_with, progress_of
@@ -32,9 +32,7 @@ def evaluate(
     cases: Annotated[
         str | None, typer.Option("--cases", help="Names of cases to score, comma-separated.")
     ] = None,
-    spacing: Annotated[
-        float | None, typer.Option("--assume-spacing", help="mm, for files without position.")
-    ] = None,
+    assume_spacing: AssumeSpacing = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     workers: Workers = 0,
     as_json: Json = False,
@@ -56,7 +54,7 @@ def evaluate(
         names=names or (),
         classes=comma_separated(classes) if classes else None,
         cases=comma_separated(cases) if cases else None,
-        assume_spacing=spacing,
+        assume_spacing=assume_spacing,
         seed=seed,
         workers=workers,
         progress=progress_of(out),

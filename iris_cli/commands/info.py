@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from iris_cli.commands._options import Json, Quiet, Verbose
+from iris_cli.commands._options import AssumeSpacing, Json, Quiet, Verbose
 from iris_cli.commands._output import Detail, Output
 
 
@@ -19,9 +19,7 @@ def register(app: typer.Typer) -> None:
 
 def info(
     path: Annotated[Path, typer.Argument(help="Volume, task, model, plan, receipt, set or run.")],
-    spacing: Annotated[
-        float | None, typer.Option("--assume-spacing", help="mm, for a volume without position.")
-    ] = None,
+    assume_spacing: AssumeSpacing = None,
     as_json: Json = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -33,7 +31,7 @@ def info(
     from iris_cli.workflows.info import describe
 
     output = Output.choose(as_json, verbose, quiet)
-    found = describe(path, assume_spacing=spacing)
+    found = describe(path, assume_spacing=assume_spacing)
     output.result(
         {
             "kind": found.kind,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iris_cli.commands._options import Device, Json, Model, Quiet, Verbose, Workers
+from iris_cli.commands._options import AssumeSpacing, Device, Json, Model, Quiet, Verbose, Workers
 from iris_cli.commands._output import Output
 from iris_cli.commands._references import (
     Cases,
@@ -41,9 +41,7 @@ def predict(
     labels_file: LabelsFile = None,
     cases: Cases = None,
     classes: Classes = None,
-    spacing: Annotated[
-        float | None, typer.Option("--assume-spacing", help="mm, for files without position.")
-    ] = None,
+    assume_spacing: AssumeSpacing = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what, how long and how much memory; do nothing.")
     ] = False,
@@ -69,7 +67,7 @@ def predict(
         classes=tuple(comma_separated(classes)) if classes else None,
         device=choose_device(device),
         workers=workers,
-        assume_spacing=spacing,
+        assume_spacing=assume_spacing,
     )
     source = reference_source(references, (), (), (), labels_file, cases) if references else None
     if dry_run:

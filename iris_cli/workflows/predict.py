@@ -257,7 +257,13 @@ def _prepare(
         # No classes are picked here: the group stays whole, so that --classes means the same
         # with a task and with references.
         task = hidden / REFERENCES_TASK
-        encode_task(references, task, model=settings.model, device=settings.device)
+        encode_task(
+            references,
+            task,
+            model=settings.model,
+            device=settings.device,
+            assume_spacing=settings.assume_spacing,
+        )
     assert task is not None
     header = read_task(task).header
     name = settings.model or _own_model(header, task)
