@@ -30,10 +30,10 @@ iris plan phantoms -w "$workspace" --name first "${common[@]}" -q \
   --set training.intensity.inverted_gamma_probability=0 \
   --set training.intensity.low_resolution_probability=0
 # 2. Everything.
-iris plan -w "$workspace" --name main "${common[@]}" -q \
-  --set sets.phantoms.weight=3.0 --set training.seed=1 \
-  --set training.steps=4800 --set training.ema=0.998 \
-  --set training.optimiser.warmup=50 --set training.optimiser.final_lr_ratio=0.05 \
+iris plan -w "$workspace" --name middle "${common[@]}" -q \
+  --set sets.phantoms.weight=3.0 \
+  --set training.steps=1916 --set training.ema=0.998 \
+  --set training.optimiser.warmup=50 --set training.optimiser.final_lr_ratio=0.3 \
   --set training.mixing.real=0.75 --set training.mixing.pseudo=0.05 \
   --set training.mixing.synthetic=0.2 \
   --set training.task.references_max=2 --set training.task.one_reference_share=0.75 \
@@ -42,10 +42,33 @@ iris plan -w "$workspace" --name main "${common[@]}" -q \
   --set training.geometry.scale_min=0.6 --set training.geometry.scale_max=1.7 \
   --set training.geometry.affine_probability=0.5 --set training.intensity.remap_probability=0.05 \
   --set training.validate_every_s=1300
+# 3. Everything, with intensities that agree more between reference and query.
+iris plan -w "$workspace" --name last "${common[@]}" -q --set training.seed=2 \
+  --set sets.phantoms.weight=9.0 \
+  --set training.steps=2600 --set training.ema=0.995 \
+  --set training.optimiser.warmup=30 --set training.optimiser.final_lr_ratio=0.05 \
+  --set training.mixing.real=0.86 --set training.mixing.pseudo=0.04 \
+  --set training.mixing.synthetic=0.1 \
+  --set training.task.references_max=1 --set training.task.class_drop=0.05 \
+  --set training.task.union_probability=0.05 --set training.task.query_holds_class=0.85 \
+  --set training.geometry.scale_min=0.75 --set training.geometry.scale_max=1.4 \
+  --set training.geometry.affine_probability=0.4 --set training.geometry.elastic_probability=0.15 \
+  --set training.intensity.remap_probability=0.02 \
+  --set training.intensity.brightness_probability=0.1 \
+  --set training.intensity.contrast_probability=0.1 \
+  --set training.intensity.gamma_probability=0.1 \
+  --set training.intensity.inverted_gamma_probability=0.02 \
+  --set training.validate_every_s=900
 
-iris preprocess -w "$workspace" --plan "$workspace/plans/main.json" -q
-iris train first -w "$workspace" --plan "$workspace/plans/first.json" --validate-cases 0 \
-  --threads "$OMP_NUM_THREADS" -j 1
-iris train main -w "$workspace" --plan "$workspace/plans/main.json" --validate-cases 1 \
-  --init-from "$workspace/runs/first/checkpoint_latest.pt" --threads "$OMP_NUM_THREADS" -j 1
-python "$here/export.py" "$workspace/runs/main" "$workspace/iris-small-1"
+iris preprocess -w "$workspace" --plan "$workspace/plans/last.json" -q
+previous=
+for stage in first middle last; do
+  start=()
+  [ -z "$previous" ] || start=(--init-from "$workspace/runs/$previous/checkpoint_latest.pt")
+  cases=1
+  [ "$stage" != first ] || cases=0
+  iris train "$stage" -w "$workspace" --plan "$workspace/plans/$stage.json" "${start[@]}" \
+    --validate-cases "$cases" --threads "$OMP_NUM_THREADS" -j 1
+  previous=$stage
+done
+python "$here/export.py" "$workspace/runs/last" "$workspace/iris-small-1"

@@ -23,6 +23,7 @@ from iris_cli.commands import (
 )
 from iris_cli.commands._output import show_error
 from iris_cli.errors import EnvironmentProblem, Interrupted, IrisError
+from iris_cli.execution.outcomes import is_out_of_memory
 from iris_cli.execution.threads import configure
 
 _EPILOG = (
@@ -84,13 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _leave(error, debug)
     except KeyboardInterrupt:
         _leave(Interrupted("interrupted from the keyboard"), debug)
-    except MemoryError:
-        _leave(_out_of_memory(), debug)
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         sys.stderr.close()
         sys.exit(0)
     except Exception as error:
-        _leave(_defect(error), debug)
+        _leave(_out_of_memory() if is_out_of_memory(error) else _defect(error), debug)
 
 
 def _leave(error: IrisError, debug: bool) -> None:

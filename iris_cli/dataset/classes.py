@@ -26,6 +26,7 @@ LabelTable = Mapping[str, int | Sequence[int]]
 BACKGROUND = "background"
 IGNORE = "ignore"
 LARGEST_VALUE = 2**31 - 1
+LONGEST_NAME = 200
 
 _CT_WORDS = {"ct", "cta", "cect", "ncct", "cbct"}
 _OTHER_WORDS = {
@@ -137,7 +138,7 @@ def class_table(
     if ignore is not None and not isinstance(ignore, int):
         raise DataRefused("the ignore label must be one value", file=file, found=ignore)
     values = {
-        name: _values(name, value, file)
+        _checked_name(name, file): _values(name, value, file)
         for name, value in labels.items()
         if name != IGNORE and value not in (0, [0], (0,))
     }
@@ -189,11 +190,31 @@ def parse_class_arguments(texts: Sequence[str]) -> dict[str, int | list[int]]:
                 expected="name=value, or name=value,value for a region",
                 fix="write for example liver=1",
             )
+        if unfit := _unfit_name(name.strip()):
+            raise UsageError("this cannot be the name of a class", found=unfit, fix=_FIX_NAME)
         if name.strip() in table:
             raise UsageError(f"the class {name.strip()!r} is given twice")
         values = [int(part) for part in parts]
         table[name.strip()] = values[0] if len(values) == 1 else values
     return table
+
+
+_FIX_NAME = f"choose a name of printable characters, {LONGEST_NAME} at most"
+
+
+def _unfit_name(name: str) -> str | None:
+    """What keeps a name out of tables, colour files and headers; None for a fit one."""
+    if len(name) > LONGEST_NAME:
+        return f"{len(name)} characters: {name[:40]!r}..."
+    return None if name.isprintable() else f"characters that cannot be printed: {name!r}"
+
+
+def _checked_name(name: str, file: Path | str | None) -> str:
+    if unfit := _unfit_name(name):
+        raise DataRefused(
+            "this cannot be the name of a class", file=file, found=unfit, fix=_FIX_NAME
+        )
+    return name
 
 
 def _values(name: str, value: int | Sequence[int], file: Path | str | None) -> tuple[int, ...]:

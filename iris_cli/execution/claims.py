@@ -6,8 +6,9 @@ token; its modification time is the heartbeat. It is released when the case is d
 when its process is gone: at once where that can be seen (same host), else when the heartbeat has
 not moved for `STALE_S` of our own clock (clocks of hosts differ, so times are never compared).
 
-Taking over is by rename: of two takers one gets the file. A claim only saves work; should it be
-lost, the case is computed twice with equal results.
+Taking over is under a guard file: of several takers one gets the claim (a rename alone lets a slow
+taker remove the claim of a faster one). A claim only saves work; should it be lost, the case is
+computed twice with equal results.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from iris_cli.files.publish import process_is_alive
 
 BEAT_S = 15.0
 STALE_S = 120.0
+GUARD_S = 10.0
 _ENDING = ".claim"
 _LONGEST_NAME = 180
 
@@ -136,7 +138,9 @@ class Claims:
 
     def release(self, case: str) -> None:
         """Give a claim back; a claim that was taken over meanwhile is left to its new holder."""
-        path = self.path(case)
+        self._release(self.path(case))
+
+    def _release(self, path: Path) -> None:
         with self._lock:
             mine = self._held.pop(path, None)
         holder, _ = _read(path)
@@ -166,7 +170,7 @@ class Claims:
             self._thread.join()
         for path in list(self._held):
             with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+                self._release(path)
         self._held.clear()
         # The folder goes with the last claim; another process may still have one in it.
         with contextlib.suppress(OSError):
@@ -229,20 +233,32 @@ def _read(path: Path) -> tuple[Holder | None, float | None]:
 
 
 def _set_aside(path: Path, token: str) -> bool:
-    """Rename a stale claim away; True for the one process that got it."""
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.stale")
+    """Remove a stale claim; True for the one process that did.
+
+    Only the holder of the guard may do it, and it looks again first: otherwise a slow taker could
+    remove the claim of a faster one, and a third could get in between.
+    """
+    guard = path.with_name(f".{path.name}.takeover")
     try:
-        os.rename(path, aside)
-    except FileNotFoundError:
+        os.close(os.open(guard, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        _forget_abandoned(guard)
         return False
-    holder, _ = _read(aside)
-    is_the_stale_one = (holder.token if holder else "") == token
-    if not is_the_stale_one:
-        # Another process took it over between our look and our rename: it is its claim.
-        with contextlib.suppress(OSError):
-            os.link(aside, path)
-    aside.unlink(missing_ok=True)
-    return is_the_stale_one
+    try:
+        holder, beat = _read(path)
+        if beat is None or (holder.token if holder else "") != token:
+            return False
+        path.unlink(missing_ok=True)
+        return True
+    finally:
+        guard.unlink(missing_ok=True)
+
+
+def _forget_abandoned(guard: Path) -> None:
+    """A guard is held for a moment; an old one was left by a killed process."""
+    with contextlib.suppress(OSError):
+        if time.time() - guard.stat().st_mtime > GUARD_S:
+            guard.unlink()
 
 
 def _start_time(pid: int) -> str | None:

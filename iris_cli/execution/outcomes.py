@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from iris_cli.errors import (
@@ -16,7 +18,10 @@ from iris_cli.errors import (
 
 Status = Literal["done", "kept", "failed"]
 DEFECT, DATA, ENVIRONMENT, SOME_FAILED = 1, 4, 5, 3
-_ENVIRONMENT_ERRNO = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+_ENVIRONMENT_ERRNO = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_PERMISSION_ERRNO = (errno.EACCES, errno.EPERM)
+# Of torch and CUDA, which raise RuntimeError for it; torch is not imported to ask.
+_MEMORY_WORDS = ("DefaultCPUAllocator", "out of memory")
 
 
 @dataclass(frozen=True)
@@ -60,9 +65,9 @@ class RunSummary:
     def exit_code(self) -> int:
         """0 nothing failed, 3 some cases failed, and where all failed or all would: 4, 5 or 1.
 
-        5: the environment failed (disk, permission), with which the other cases stand or fall,
-        or every case ran out of memory. 4: every case was refused because of its data. 1: every
-        case failed by a defect of iris.
+        5: the environment failed (disk, an output that may not be written), with which the other
+        cases stand or fall, or every case ran out of memory. 4: every case was refused because of
+        its data (an input that may not be read, too). 1: every case failed by a defect of iris.
         """
         codes = {int((outcome.error or {}).get("exit_code", DEFECT)) for outcome in self.failed}
         if not codes:
@@ -108,12 +113,21 @@ def error_parts(error: BaseException) -> dict[str, Any]:
     """
     if isinstance(error, IrisError):
         parts: dict[str, Any] = dict(error.to_json())
+        if isinstance(error, EnvironmentProblem) and is_out_of_memory(error.__cause__):
+            parts["exit_code"] = SOME_FAILED  # of this case: smaller ones may well fit
+    elif is_out_of_memory(error):
+        parts = {
+            "problem": "not enough memory",
+            "file": None,
+            "found": _shortened(error),
+            "expected": None,
+            "fix": "give it more memory, or use fewer workers",
+            "exit_code": SOME_FAILED,
+        }
     else:
         code, fix = _foreign_code(error)
-        message = str(error).strip().partition("\n")[0][:300]
-        kind = type(error).__name__
         parts = {
-            "problem": f"{kind}: {message}" if message else kind,
+            "problem": _shortened(error),
             "file": _file_of(error),
             "found": None,
             "expected": None,
@@ -126,6 +140,18 @@ def error_parts(error: BaseException) -> dict[str, Any]:
         parts["stage"] = str(stage)
     parts["debug"] = "".join(traceback.format_exception(error))
     return parts
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an exception of Python, the system, torch or CUDA means that memory ran out."""
+    if isinstance(error, MemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if not isinstance(error, RuntimeError):
+        return False
+    is_of_torch = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    return is_of_torch or any(words in str(error) for words in _MEMORY_WORDS)
 
 
 def killed(reason: str) -> dict[str, Any]:
@@ -141,14 +167,36 @@ def killed(reason: str) -> dict[str, Any]:
     }
 
 
+def _shortened(error: BaseException) -> str:
+    message = str(error).strip().partition("\n")[0][:300]
+    kind = type(error).__name__
+    return f"{kind}: {message}" if message else kind
+
+
 def _file_of(error: BaseException) -> str | None:
     name = getattr(error, "filename", None)
     return str(name) if name else None
 
 
 def _foreign_code(error: BaseException) -> tuple[int, str]:
-    if isinstance(error, MemoryError):
-        return SOME_FAILED, "give it more memory, or fewer workers"
-    if isinstance(error, OSError) and error.errno in _ENVIRONMENT_ERRNO:
+    number = error.errno if isinstance(error, OSError) else None
+    if number in _ENVIRONMENT_ERRNO or (number in _PERMISSION_ERRNO and _is_of_writing(error)):
         return ENVIRONMENT, "free space or correct the permissions, then run the line again"
+    if number in _PERMISSION_ERRNO:
+        return DATA, "make the file readable for your user, then run the line again"
     return DEFECT, "a defect in iris: please report it, with the output of --debug"
+
+
+def _is_of_writing(error: BaseException) -> bool:
+    """Whether a refused permission is one to write: the same error comes from reading.
+
+    An output that may not be written fails every case, an input that may not be read only its own.
+    """
+    name = getattr(error, "filename", None)
+    if not isinstance(name, str | bytes):
+        return False
+    path = Path(os.fsdecode(name))
+    if not os.path.exists(path):
+        return not os.access(path.parent, os.W_OK)
+    may_be_written = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    return os.access(path, os.R_OK) and not may_be_written

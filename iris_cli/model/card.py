@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from iris_cli.errors import DataRefused
 from iris_cli.files.schema import Record, parse_record
-from iris_cli.network.config import NetworkConfig
+from iris_cli.network.config import ADDED_FIELDS, NetworkConfig
 
 if TYPE_CHECKING:
     from iris_cli.network.iris_network import IrisNetwork
@@ -80,9 +80,13 @@ class ModelCard(Record):
 
 
 def parse_card(value: object, *, file: object) -> ModelCard:
-    """Check a JSON value as a card; raises DataRefused, by name for an unknown format."""
+    """Check a JSON value as a card.
+
+    The network must be stated in full: a default may change, what a model computes may not.
+    raises DataRefused, by name for an unknown format and for a field of the network left out.
+    """
     found = value.get("format") if isinstance(value, Mapping) else None
-    if found != FORMAT:
+    if not isinstance(value, Mapping) or found != FORMAT:
         raise DataRefused(
             "not a model this version of iris can read",
             file=str(file),
@@ -90,4 +94,21 @@ def parse_card(value: object, *, file: object) -> ModelCard:
             expected=f"format {FORMAT!r}",
             fix="use the version of iris that wrote it, or export the model again",
         )
+    if isinstance(value.get("network"), Mapping):
+        value = {**value, "network": _whole_network(value["network"], file)}
     return parse_record(value, ModelCard, file=str(file))
+
+
+def _whole_network(stated: Mapping[str, object], file: object) -> dict[str, object]:
+    """The network section with fields that are younger than the card, at their old value."""
+    whole = {**ADDED_FIELDS, **stated}
+    missing = [name for name in NetworkConfig.model_fields if name not in whole]
+    if missing:
+        raise DataRefused(
+            "the card does not say all of its network: " + ", ".join(missing),
+            file=str(file),
+            found=f"no {', '.join(missing)} under 'network'",
+            expected="every field of the network",
+            fix="use the card as it was written with the weights, or export the model again",
+        )
+    return whole

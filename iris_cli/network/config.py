@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -20,6 +20,14 @@ Count = Annotated[int, Field(gt=0, le=16)]
 Tokens = Annotated[int, Field(gt=0, le=4096)]
 HEAD_WIDTH = 32
 POSITION_VOLUME_SIZE = 128
+
+ADDED_FIELDS: dict[str, Any] = {}
+"""Fields that `NetworkConfig` got after models were published -> the JSON value they must have
+for such a model to compute what it computed before.
+
+The rule for a new field: enter it here with that value, whatever its default is. A card without
+it then means this value (every other field must be stated), and a network with this value keeps
+its fingerprint. Entries are never changed or removed."""
 
 
 class Stem(StrEnum):

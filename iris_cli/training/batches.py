@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, fields
 
@@ -11,6 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 from iris_cli.errors import EnvironmentProblem
 from iris_cli.execution.signals import ignore_in_worker
 from iris_cli.training.episodes import Episode, EpisodeSampler
+
+
+# What torch says of a process that is gone; an error inside a living one is none of these.
+_DIED = re.compile(r"DataLoader worker \(pid.*(exited unexpectedly|is killed by signal)")
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ def iterate_episodes(
     try:
         yield from loader
     except RuntimeError as error:
-        if "worker" not in str(error):
+        if not _DIED.search(str(error)):
             raise
         raise EnvironmentProblem(
             "a process that makes episodes died",

@@ -22,6 +22,9 @@ from iris_cli.training.settings import SetForTraining
 
 Points = npt.NDArray[np.int64]
 
+# Raise it where episodes of the same data come out otherwise: no begun run may go on with them.
+SAMPLER_VERSION = 1
+
 
 @dataclass(frozen=True)
 class CaseClass:
@@ -113,44 +116,48 @@ class Catalogue:
     sets: tuple[TrainingSet, ...]
 
     def fingerprint(self) -> str:
-        """Hash of what training reads: stored arrays by their content hashes, and their tables."""
-        return hash_json(
-            {
-                item.name: {
-                    case.name: {
-                        "outputs": dict(case.volume.outputs),
-                        "labelled": case.labelled,
-                        "subject": case.subject,
-                        "classes": {n: list(c.values) for n, c in case.classes.items()},
-                    }
-                    for case in item.cases
+        """Hash of what training reads: stored arrays by their content hashes, and their records."""
+        sets = {
+            item.name: {
+                case.name: {
+                    "outputs": dict(case.volume.outputs),
+                    "stored": case.volume.stored.model_dump(mode="json"),
+                    "labelled": case.labelled,
+                    "classes": {n: list(c.values) for n, c in case.classes.items()},
                 }
-                for item in self.sets
+                for case in item.cases
             }
-        )
+            for item in self.sets
+        }
+        return hash_json({"sampler": SAMPLER_VERSION, "sets": sets})
 
 
 def read_catalogue(sets: Sequence[SetForTraining]) -> Catalogue:
     """Open the store of every set; raises DataRefused where a set has nothing to train on."""
+    if not sets:
+        raise DataRefused(
+            "there is no set to train on", fix="give at least one set of the plan training cases"
+        )
     if len({item.name for item in sets}) != len(sets):
         raise DataRefused("two training sets have one name", found=[item.name for item in sets])
     return Catalogue(tuple(_read_set(item) for item in sets))
 
 
 def _read_set(settings: SetForTraining) -> TrainingSet:
-    wanted = {case.view: case.labels for case in settings.cases}
-    names = tuple(wanted) if wanted else list_cases(settings.store)
+    everything = settings.cases is None
+    wanted = {case.view: case.labels for case in settings.cases or ()}
+    names = list_cases(settings.store) if everything else tuple(wanted)
     cases = []
     for name in names:
         volume = open_case(settings.store, name)
         role = volume.stored.role
-        if wanted and role == "test":
+        if not everything and role == "test":
             raise DataRefused(
                 f"{name} is a test case of {settings.name}: it cannot be trained on",
                 file=settings.store / f"{name}.json",
                 fix="take it out of the plan's train list",
             )
-        if wanted or role in ("train", "unlabelled"):
+        if not everything or role in ("train", "unlabelled"):
             cases.append(_case(volume, settings, use_labels=wanted.get(name, True)))
     _check_names(settings, cases)
     if not cases:

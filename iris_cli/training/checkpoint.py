@@ -31,6 +31,8 @@ _MARK = b"iris-sha256:"
 _COMMENT = len(_MARK) + 64
 _END_RECORD = 22
 _BLOCK = 1 << 22
+# How torch's allocator says, in a RuntimeError, that there is no memory.
+_NO_MEMORY = "allocate memory"
 
 
 def write_checkpoint(folder: Path, state: Mapping[str, Any]) -> Path:
@@ -56,9 +58,18 @@ def write_best(folder: Path, state: Mapping[str, Any]) -> Path:
 def read_checkpoint(path: Path) -> State:
     """Read a checkpoint; raises DataRefused where a byte differs from what was written."""
     check_seal(path)
+    return _load(path)
+
+
+def _load(path: Path) -> State:
+    """The content of a file whose seal is whole. Want of memory says nothing about the file."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except (MemoryError, OSError):
+        raise
     except Exception as error:  # torch raises a dozen kinds
+        if _NO_MEMORY in str(error):
+            raise MemoryError(str(error)) from error
         raise DataRefused("not a checkpoint of iris", file=path, found=error) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
@@ -70,7 +81,8 @@ def read_newest(folder: Path) -> tuple[State, Path] | None:
     """The newest whole generation, or None where the folder has no checkpoint.
 
     A damaged latest is put aside as `checkpoint_damaged.pt`, so that it never replaces the whole
-    previous one. Raises DataRefused where checkpoints are there and none is whole.
+    previous one; a whole one that cannot be loaded is an error and stays where it is. Raises
+    DataRefused where checkpoints are there and none is whole.
     """
     refusals = []
     for name in (LATEST, PREVIOUS):
@@ -78,11 +90,13 @@ def read_newest(folder: Path) -> tuple[State, Path] | None:
         if not path.exists():
             continue
         try:
-            return read_checkpoint(path), path
+            check_seal(path)
         except DataRefused as error:
             refusals.append(error)
             if name == LATEST:
                 os.replace(path, folder / DAMAGED)
+        else:
+            return _load(path), path
     if refusals:
         raise DataRefused(
             "no checkpoint of this run is whole",

@@ -14,7 +14,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 
 # These change speed, logging or what is saved when, never the weights.
-_WITHOUT_INFLUENCE = frozenset(
+WITHOUT_INFLUENCE = frozenset(
     {
         "checkpoint_every_s",
         "validate_every_steps",
@@ -193,7 +193,7 @@ class TrainingSettings(Record):
 
     def content_hash(self) -> str:
         """Hash of everything that can change the weights (RELIABILITY.md, Receipt)."""
-        return hash_json(self.model_dump(mode="json", exclude=set(_WITHOUT_INFLUENCE)))
+        return hash_json(self.model_dump(mode="json", exclude=set(WITHOUT_INFLUENCE)))
 
 
 class CaseForTraining(Record):
@@ -211,8 +211,8 @@ class SetForTraining(Record):
     name: str
     store: Path
     """Folder of the preprocessed views, `preprocessed/<set>/<key>`."""
-    cases: tuple[CaseForTraining, ...] = ()
-    """The views to train on; empty: every stored view with role train or unlabelled."""
+    cases: tuple[CaseForTraining, ...] | None = None
+    """The views to train on; None: every stored view with role train or unlabelled."""
     weight: Annotated[float, Field(ge=0.0)] = 1.0
     """Weight of the set when an episode's set is drawn."""
     pairing: Literal["subjects", "image"] = "subjects"

@@ -197,7 +197,11 @@ def too_short(path: Path, found: int, claimed: int) -> DataRefused:
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[IO[bytes], int]]:
-    """The file and its size; a missing file is a UsageError, the disk an EnvironmentProblem."""
+    """The file and its size.
+
+    raises UsageError for a missing file, DataRefused for one that may not be read (it is this
+    file's trouble, not that of its neighbours), EnvironmentProblem for trouble with the disk.
+    """
     try:
         if not path.is_file():
             what = "this is no file" if path.exists() else "there is no such file"
@@ -206,6 +210,13 @@ def opened(path: Path) -> Iterator[tuple[IO[bytes], int]]:
             yield file, os.fstat(file.fileno()).st_size
     except (UsageError, EnvironmentProblem):
         raise
+    except PermissionError as error:
+        raise DataRefused(
+            "the file may not be read",
+            file=path,
+            found=error.strerror or str(error),
+            fix="make it readable for your user",
+        ) from error
     except OSError as error:
         raise EnvironmentProblem(
             "the file cannot be read", file=path, found=error.strerror or str(error)

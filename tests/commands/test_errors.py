@@ -209,6 +209,24 @@ def test_a_defect_is_said_to_be_one_and_debug_shows_where(
     assert "Traceback" in iris("info", references, "--debug").err
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        type("OutOfMemoryError", (RuntimeError,), {})("Tried to allocate 20.00 GiB"),
+    ],
+)
+def test_out_of_memory_is_no_defect(
+    iris: Iris, references: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def starved(path: Path, **_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("iris_cli.workflows.info.describe", starved)
+    _refused(iris("info", references), 5, "not enough memory", "fewer workers")
+
+
 def test_options_of_references_beside_a_task(iris: Iris, tmp_path: Path) -> None:
     words = ("predict", "-t", tmp_path / "x.task.pt", "-i", tmp_path, "-o", tmp_path / "out")
     _refused(iris(*words, "--cases", "a"), 2, "--cases", "--refs")

@@ -119,7 +119,7 @@ def test_picking_an_unknown_class_names_the_nearest() -> None:
 
 @given(
     st.dictionaries(
-        st.text(min_size=1).map(str.strip).filter(bool),
+        st.text(min_size=1).map(str.strip).filter(lambda name: name and name.isprintable()),
         st.lists(st.integers(1, 999), min_size=1, max_size=4, unique=True),
         max_size=5,
     )
@@ -145,3 +145,18 @@ def test_an_unknown_modality_says_what_to_write() -> None:
     with pytest.raises(UsageError) as caught:
         parse_modality("mr")
     assert caught.value.fix is not None
+
+
+@pytest.mark.parametrize("name", ["x" * 201, "liver\nright", "liver\x1b[31m", "\u202eliver"])
+def test_names_that_no_file_can_carry_are_refused(name: str) -> None:
+    with pytest.raises(DataRefused, match="cannot be the name of a class") as refused:
+        class_table({"background": 0, name: 1}, file="dataset.json")
+    assert refused.value.file == "dataset.json"
+    with pytest.raises(UsageError, match="cannot be the name of a class"):
+        parse_class_arguments([f"{name}=1"])
+
+
+def test_the_longest_name_is_accepted() -> None:
+    name = "ü" * 200
+    assert class_table({name: 1}).names == (name,)
+    assert parse_class_arguments([f"{name}=1"]) == {name: 1}

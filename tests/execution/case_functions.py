@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -72,6 +73,32 @@ def _disk_full(order: Order) -> None:
     raise EnvironmentProblem("the disk is full")
 
 
+def _may_not_read(order: Order) -> None:
+    raise PermissionError(errno.EACCES, "Permission denied", str(order.folder))
+
+
+def _errno(order: Order) -> None:
+    raise OSError(int(order.value), os.strerror(int(order.value)), str(order.folder))
+
+
+def _cpu_memory(order: Order) -> None:
+    raise RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory"
+    )
+
+
+class OutOfMemoryError(RuntimeError):
+    """Stands for the one of torch."""
+
+
+def _device_memory(order: Order) -> None:
+    raise OutOfMemoryError("Tried to allocate 20.00 GiB.")
+
+
+def _volume_memory(order: Order) -> None:
+    raise EnvironmentProblem("not enough memory for this volume") from MemoryError()
+
+
 def _crash(order: Order) -> None:
     error = KeyError("spacing")
     error.stage = "resampling"  # type: ignore[attr-defined]
@@ -93,6 +120,11 @@ _ACTIONS = {
     "kill once": _kill_first_time,
     "refuse": _refuse,
     "disk full": _disk_full,
+    "may not read": _may_not_read,
+    "errno": _errno,
+    "cpu memory": _cpu_memory,
+    "device memory": _device_memory,
+    "volume memory": _volume_memory,
     "crash": _crash,
     "sleep": _sleep,
     "exit": _exit,

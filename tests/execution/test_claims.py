@@ -147,3 +147,10 @@ def test_claim_files_stay_in_the_folder_and_differ(first: str, second: str) -> N
     claims = Claims(Path("/claims"))
     assert claims.path(first).parent == Path("/claims")
     assert (claims.path(first) == claims.path(second)) == (first == second)
+
+
+def test_a_claim_taken_over_meanwhile_is_left_to_its_holder_at_the_end(tmp_path: Path) -> None:
+    with Claims(tmp_path) as claims:
+        assert claims.take("a")
+        path = write_claim(claims, "a", **ELSEWHERE, token="theirs")
+    assert json.loads(path.read_text())["token"] == "theirs"

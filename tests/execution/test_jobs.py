@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -138,6 +139,45 @@ def test_failures_of_the_environment_in_a_row_end_the_job() -> None:
     assert statuses(summary) == ["failed"] * 5
     assert (summary.failed[-1].error or {})["problem"].startswith("not started: the disk is full")
     assert summary.exit_code == 5
+
+
+def test_an_input_that_may_not_be_read_is_the_failure_of_its_case(tmp_path: Path) -> None:
+    unreadable = Order("may not read", 0, tmp_path / "query.nii.gz")
+    summary = run(*[Order("work")] * 9, unreadable)
+    assert summary.exit_code == 3
+    assert (summary.failed[0].error or {})["file"] == str(tmp_path / "query.nii.gz")
+    assert statuses(run(*[unreadable] * 4, Order("work"))) == ["failed"] * 4 + ["done"]
+    assert run(unreadable, unreadable).exit_code == 4
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_disk_that_cannot_be_written_ends_the_job(tmp_path: Path, number: int) -> None:
+    summary = run(*[Order("errno", number, tmp_path / "out")] * 3, Order("work"))
+    assert statuses(summary) == ["failed"] * 4
+    assert summary.exit_code == 5
+
+
+def test_an_output_folder_that_may_not_be_written_ends_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    existing = tmp_path / "old.nii.gz"
+    existing.touch()
+    for path in (tmp_path / "new", existing):
+        summary = run(*[Order("may not read", 0, path)] * 3, Order("work"))
+        assert statuses(summary) == ["failed"] * 4
+        assert summary.exit_code == 5
+
+
+@pytest.mark.parametrize("kind", ["cpu memory", "device memory", "volume memory"])
+def test_out_of_memory_is_the_failure_of_its_case(kind: str) -> None:
+    summary = run(*[Order(kind)] * 3, Order("work"))
+    assert statuses(summary) == ["failed"] * 3 + ["done"]
+    assert summary.exit_code == 3
+    error = summary.failed[0].error or {}
+    assert error["problem"].startswith("not enough memory")
+    assert "defect" not in (error["fix"] or "")
+    assert run(Order(kind), Order(kind)).exit_code == 5
 
 
 def test_a_stop_request_hands_out_no_more_cases(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from iris_cli.errors import DataRefused, EnvironmentProblem, UsageError
+from iris_cli.model import card as card_module
+from iris_cli.model import fingerprint as fingerprint_module
 from iris_cli.model import model as model_module
 from iris_cli.model.card import ModelCard
 from iris_cli.model.fingerprint import fingerprint
@@ -254,3 +256,44 @@ def test_a_missing_default_says_what_to_do(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(EnvironmentProblem) as problem:
         load_model()
     assert "install iris again" in (problem.value.fix or "")
+
+
+@pytest.mark.parametrize("field", NetworkConfig.model_fields)
+def test_a_card_must_state_every_field_of_its_network(folder: Path, field: str) -> None:
+    network = json.loads((folder / "model.json").read_text())["network"]
+    _edit_card(folder, network={key: value for key, value in network.items() if key != field})
+    with pytest.raises(DataRefused, match=field) as refused:
+        load_model(folder)
+    assert refused.value.file == str(folder / "model.json")
+
+
+def test_fingerprint_covers_values_that_are_the_default(
+    network: IrisNetwork, card: ModelCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stated = CONFIG.model_dump(mode="json")
+    assert CONFIG.foreground_norm == NetworkConfig.model_fields["foreground_norm"].default
+    values = {"profile": card.profile, "s0": card.s0, "patch": card.patch}
+    monkeypatch.setattr(NetworkConfig, "model_dump", lambda *_, **options: (
+        {k: v for k, v in stated.items() if k != "foreground_norm"}
+        if options.get("exclude_defaults") else stated
+    ))  # fmt: skip
+    whole = fingerprint(network.state_dict(), CONFIG, **values)
+    stated = {**stated, "foreground_norm": False}
+    assert fingerprint(network.state_dict(), CONFIG, **values) != whole
+
+
+def test_an_added_field_has_its_old_value_in_earlier_cards(
+    folder: Path, card: ModelCard, network: IrisNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if `stages` had been added after this model: its cards lack it and were hashed without.
+    for module in (card_module, fingerprint_module):
+        monkeypatch.setattr(module, "ADDED_FIELDS", {"stages": CONFIG.stages})
+    saved = save_model(folder, network, card)
+    stated = json.loads((folder / "model.json").read_text())["network"]
+    _edit_card(folder, network={key: value for key, value in stated.items() if key != "stages"})
+    assert CONFIG.stages != NetworkConfig().stages
+    assert load_model(saved).card.network == CONFIG
+    values = {"profile": card.profile, "s0": card.s0, "patch": card.patch}
+    other = CONFIG.model_copy(update={"stages": 3})
+    hashes = {fingerprint(network.state_dict(), config, **values) for config in (CONFIG, other)}
+    assert len(hashes) == 2

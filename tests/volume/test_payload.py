@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import zlib
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from iris_cli.errors import DataRefused
 from iris_cli.volume import payload
-from iris_cli.volume.payload import InflatedFile, Packing, check_claim, read_claimed
+from iris_cli.volume.payload import InflatedFile, Packing, check_claim, opened, read_claimed
 
 PATH = Path("case.nii.gz")
 
@@ -106,3 +107,16 @@ def test_claims_are_compared_with_the_size_of_the_file() -> None:
             check_claim(PATH, claimed, 1000, Packing.RAW)
     with pytest.raises(DataRefused, match="more voxels than the file can hold"):
         check_claim(PATH, 1032 * 50 + 1, 50, Packing.GZIP)
+
+
+def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
+    path = tmp_path / "case.nii.gz"
+    path.touch()
+
+    def denied(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(DataRefused, match="may not be read") as refused, opened(path):
+        pass
+    assert refused.value.file == str(path)
