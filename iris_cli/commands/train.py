@@ -38,8 +38,13 @@ def train(
         str | None, typer.Option(help="Stop with everything saved after 90s, 45m or 11.5h.")
     ] = None,
     validate_cases: Annotated[
-        int, typer.Option(min=0, help="Validation cases per set; 0 validates nothing.")
-    ] = 2,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Validation cases per set; 0 validates nothing. Default 2, or what the run was "
+            "begun with.",
+        ),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option("--workers", "-j", min=0, help="Processes that make episodes.")
     ] = None,
@@ -73,12 +78,14 @@ def train(
             init_from=init_from,
             device=choose_device(device),
             workers=workers,
-            validation=InContextValidation(cases_per_set=validate_cases),
+            validation=None
+            if validate_cases is None
+            else InContextValidation(cases_per_set=validate_cases),
             stop=stop,
         )
     out.result(report.to_json())
     outcome = report.outcome
-    out.line(f"trained {outcome.steps} steps; model: {report.model}")
+    out.line(f"trained {outcome.steps} steps; model of step {report.exported_step}: {report.model}")
     if outcome.best_score is not None:
         out.line(f"best validation Dice {outcome.best_score:.3f} at step {outcome.best_step}")
     out.say(f"curves: {report.folder / 'progress.png'}")

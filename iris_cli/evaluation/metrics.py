@@ -19,6 +19,8 @@ Labels = np.ndarray[Any, np.dtype[Any]]
 # Values below this are their own index; larger ones are looked up in a sorted table.
 _DIRECT_VALUES = 1024
 _BLOCK_VOXELS = 1 << 22
+# More pairs than this (32 MB of counts) are counted by those that occur.
+_DENSE_PAIRS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -78,17 +80,17 @@ def compute_overlaps(
     """
     if prediction.shape != truth.shape:
         raise ValueError(f"shapes differ: {prediction.shape} and {truth.shape}")
-    truth_values, predicted_values, pairs = _count_pairs(truth, prediction)
+    truth_values, predicted_values, counts = _count_pairs(truth, prediction)
     if ignore_value is not None:
-        pairs[truth_values == ignore_value] = 0
-    total = int(pairs.sum())
+        counts[truth_values == ignore_value] = 0
+    total = int(counts.sum())
     result = {}
     for name, values in classes.items():
-        rows = np.isin(truth_values, values)
-        columns = np.isin(predicted_values, values)
-        tp = int(pairs[np.ix_(rows, columns)].sum())
-        fp = int(pairs[:, columns].sum()) - tp
-        fn = int(pairs[rows].sum()) - tp
+        in_truth = np.isin(truth_values, values)
+        predicted = np.isin(predicted_values, values)
+        tp = int(counts[in_truth & predicted].sum())
+        fp = int(counts[predicted].sum()) - tp
+        fn = int(counts[in_truth].sum()) - tp
         result[name] = Overlap(tp, fp, fn, total - tp - fp - fn)
     return result
 
@@ -101,16 +103,42 @@ def compute_metrics(prediction: Labels, truth: Labels) -> Overlap:
 def _count_pairs(
     first: Labels, second: Labels
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Values of both arrays and (values of first, values of second) counts of their pairs."""
+    """Pairs of values that occur at one voxel: of the first, of the second, and how often.
+
+    Memory grows with the pairs that occur, not with the product of the numbers of values, so that
+    label maps of thousands of instances can be compared.
+    """
     first_values, second_values = _values(first), _values(second)
-    shape = (len(first_values), len(second_values))
-    counts = np.zeros(shape[0] * shape[1], dtype=np.int64)
+    size = len(first_values) * len(second_values)
     flat, other = first.reshape(-1), second.reshape(-1)
+    dense = np.zeros(size if size <= _DENSE_PAIRS else 0, dtype=np.int64)
+    codes, counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
     for start in range(0, flat.size, _BLOCK_VOXELS):
         block = slice(start, start + _BLOCK_VOXELS)
-        code = _index(flat[block], first_values) * shape[1] + _index(other[block], second_values)
-        counts += np.bincount(code, minlength=counts.size)
-    return first_values, second_values, counts.reshape(shape)
+        code = _index(flat[block], first_values) * len(second_values)
+        code += _index(other[block], second_values)
+        if dense.size:
+            dense += np.bincount(code, minlength=dense.size)
+        else:
+            codes, counts = _merged(codes, counts, *np.unique(code, return_counts=True))
+    if dense.size:
+        codes = np.flatnonzero(dense)
+        counts = dense[codes]
+    rows, columns = np.divmod(codes, max(1, len(second_values)))
+    return first_values[rows], second_values[columns], counts
+
+
+def _merged(
+    codes: npt.NDArray[np.int64],
+    counts: npt.NDArray[np.int64],
+    more: npt.NDArray[np.int64],
+    more_counts: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Two sparse histograms added up."""
+    merged, index = np.unique(np.concatenate([codes, more]), return_inverse=True)
+    total = np.zeros(merged.size, np.int64)
+    np.add.at(total, index.reshape(-1), np.concatenate([counts, more_counts]))
+    return merged, total
 
 
 def _values(labels: Labels) -> npt.NDArray[np.int64]:

@@ -24,12 +24,13 @@ from typing import Any
 import numpy as np
 
 from iris_cli.dataset.classes import ClassLabel
-from iris_cli.errors import DataRefused
+from iris_cli.errors import DataRefused, UsageError
 from iris_cli.evaluation.metrics import METRICS, Overlap, compute_overlaps
 from iris_cli.evaluation.statistics import CONFIDENCE, SAMPLES, TableMeans, table_means
 from iris_cli.execution.jobs import CaseJob, CaseResult, run_cases
 from iris_cli.execution.progress import Progress
 from iris_cli.files.publish import publish_text, remove_leftovers
+from iris_cli.files.schema import nearest
 from iris_cli.volume.grid import GridMatch
 from iris_cli.volume.reading import (
     VOLUME_ENDINGS,
@@ -220,7 +221,8 @@ def evaluate_folders(
     case itself. not_annotated: case -> classes that are not scored in it. absent_is_background:
     False where a class without a voxel in the truth was not contoured there. assume_spacing: mm,
     for files of either folder that do not say where their voxels are.
-    raises DataRefused where no case could be scored.
+    raises DataRefused where no case could be scored, UsageError for a folder or case that is not
+    there.
     """
     found, missing = pair_files(predictions, truth, cases, subjects or {}, not_annotated or {})
     if not found:
@@ -260,11 +262,12 @@ def pair_files(
     wanted = sorted(labelled) if cases is None else sorted(set(cases))
     unknown = [case for case in wanted if case not in labelled]
     if unknown:
-        raise DataRefused(
+        guess = nearest(unknown[0], list(labelled))
+        raise UsageError(
             f"case {unknown[0]!r} has no label map",
             file=truth,
             expected=f"one of {len(labelled)} label maps",
-            fix="check the list of cases",
+            fix=f"did you mean {guess!r}?" if guess else "check the list of cases",
         )
     found = [
         ScoredFiles(
@@ -311,16 +314,26 @@ def evaluate_case(payload: EvaluationPayload) -> CaseResult:
 def write_summary(path: Path, summary: Summary) -> Path:
     """Publish summary.json and, beside it, the same numbers per case as CSV."""
     text = json.dumps(summary.to_json(), indent=4, sort_keys=True, ensure_ascii=False)
-    table = path.with_suffix(".csv")
+    table = table_path(path)
     for target in (path, table):
         remove_leftovers(target.parent, target.name)
     publish_text(table, summary.to_csv())
     return publish_text(path, text + "\n")
 
 
-def _volumes(folder: Path) -> dict[str, Path]:
+def table_path(path: Path) -> Path:
+    """Where the CSV of a summary stands."""
+    return path.with_suffix(".csv")
+
+
+def require_folder(folder: Path) -> None:
+    """Raises UsageError where there is no such folder."""
     if not folder.is_dir():
-        raise DataRefused("no such folder", file=folder, fix="check the path")
+        raise UsageError("no such folder", file=folder, fix="check the path")
+
+
+def _volumes(folder: Path) -> dict[str, Path]:
+    require_folder(folder)
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not path.is_file() or not is_volume(path):

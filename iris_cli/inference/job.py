@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from iris_cli.errors import IrisError
+from iris_cli.errors import EnvironmentProblem, IrisError
 from iris_cli.execution.jobs import CaseResult
 from iris_cli.execution.receipts import Receipt, matches, read_receipt, write_receipt
 from iris_cli.files.publish import remove_leftovers
 from iris_cli.inference.case import kept_classes, predict_volume
 from iris_cli.model.model import Model, load_model
 from iris_cli.task.task_file import Task, TaskClass, read_task
-from iris_cli.volume.reading import AssumedSpacing, read_image, read_labels
+from iris_cli.volume.reading import AssumedSpacing, read_grid, read_image, read_labels
 from iris_cli.volume.writing import write_labels
 
 HIDDEN = ".iris"
@@ -56,7 +56,7 @@ def predict_case(payload: PredictPayload) -> CaseResult:
     """Segment one query, or keep what is there; for `execution.run_cases`.
 
     raises DataRefused where the query cannot be used, EnvironmentProblem where the output cannot be
-    written; nothing is left half written.
+    written; nothing is left half written, and nothing of other inputs.
     """
     started = time.perf_counter()
     model, task = load_payload(payload)
@@ -65,6 +65,9 @@ def predict_case(payload: PredictPayload) -> CaseResult:
     kept = _kept(payload, model, task)
     if kept is not None:
         return CaseResult("kept", kept.model_dump(mode="json"))
+    # What is there is of other inputs: were this case to fail, it would pass for its result.
+    _remove(payload.receipt)
+    _remove(payload.output)
     source = file_state(payload.query)  # before reading
     volume = read_image(payload.query, assume_spacing=payload.assume_spacing)
     prediction = predict_volume(
@@ -81,7 +84,7 @@ def predict_case(payload: PredictPayload) -> CaseResult:
     receipt = Receipt(
         case=payload.case,
         content={
-            "inputs": _inputs(payload, model, task, volume.content_hash()),
+            "inputs": _inputs(payload, model, task, volume.content_hash(), assumed),
             "output": {"sha256": _output_hash(payload, assumed), "voxels": prediction.voxels},
             "flags": list(prediction.flags),
             "statistics": prediction.statistics,
@@ -89,7 +92,6 @@ def predict_case(payload: PredictPayload) -> CaseResult:
         },
         run={
             "source": source,
-            "assumed_spacing_xyz": assumed,
             "seconds": round(time.perf_counter() - started, 3),
             "peak_memory_mb": peak_memory_mb(),
             "device": payload.device,
@@ -98,6 +100,18 @@ def predict_case(payload: PredictPayload) -> CaseResult:
     )
     write_receipt(payload.receipt, receipt)
     return CaseResult("done", receipt.model_dump(mode="json"))
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise EnvironmentProblem(
+            "what an earlier run left cannot be removed",
+            file=path,
+            found=error.strerror,
+            fix="choose another output folder",
+        ) from error
 
 
 def file_state(path: Path) -> list[int] | None:
@@ -129,15 +143,18 @@ def _load_once(
     return load_model(model, device=device), task
 
 
-def _inputs(payload: PredictPayload, model: Model, task: Task, query: str) -> dict[str, Any]:
+def _inputs(
+    payload: PredictPayload, model: Model, task: Task, query: str, assumed: AssumedSpacing
+) -> dict[str, Any]:
+    """assumed: spacing in mm that the query itself does not give, None where it does."""
     return {
         "query": query,
+        "assumed_spacing_xyz": assumed,
         "task": task.fingerprint(),
         "model": model.card.fingerprint,
         "parameters": {
             "inference": INFERENCE_VERSION,
             "classes": [entry.name for entry in _entries(task, payload)],
-            "assume_spacing": payload.assume_spacing,
         },
     }
 
@@ -151,13 +168,14 @@ def _kept(payload: PredictPayload, model: Model, task: Task) -> Receipt | None:
         state = file_state(payload.query)
         if state is not None and state == receipt.run.get("source"):
             query = receipt.content["inputs"]["query"]
+            native = read_grid(payload.query, assume_spacing=payload.assume_spacing)
         else:
             volume = read_image(payload.query, assume_spacing=payload.assume_spacing)
-            query = volume.content_hash()
-        if not matches(receipt, _inputs(payload, model, task, query)):
+            query, native = volume.content_hash(), volume.native
+        assumed = native.assumed_spacing_xyz
+        if not matches(receipt, _inputs(payload, model, task, query, assumed)):
             return None
-        assumed = receipt.run.get("assumed_spacing_xyz")
-        written = _output_hash(payload, None if assumed is None else tuple(assumed))
+        written = _output_hash(payload, assumed)
         return receipt if written == receipt.content["output"]["sha256"] else None
     except (IrisError, KeyError, TypeError):
         return None  # a receipt that proves nothing, or an output that cannot be read

@@ -19,9 +19,10 @@ import torch
 
 from iris_cli.dataset.classes import ClassLabel, Modality
 from iris_cli.errors import DataRefused, UsageError
+from iris_cli.files.hashing import hash_json
 from iris_cli.model.model import Model
 from iris_cli.preparation.prepare import PreparedImage, prepare_image
-from iris_cli.preparation.profiles import PROFILE, guess_modality
+from iris_cli.preparation.profiles import PROFILE, guess_modality, replace_nonfinite
 from iris_cli.task.crops import FILL_MAX, Crop, CropPlan, choose_crops_of_points, class_points, cut
 from iris_cli.task.spacing import (
     ReferenceSize,
@@ -34,6 +35,8 @@ from iris_cli.volume.grid import Grid, GridMatch
 from iris_cli.volume.reading import AssumedSpacing, Volume, read_image, read_labels, volume_name
 from iris_cli.volume.resampling import resample_labels, resample_mask
 
+# Counts up when iris begins to make other tokens of the same references.
+ENCODING_VERSION = 1
 # Fewer voxels than this on the working grid are used as a soft mask.
 SOFT_BELOW = 8
 COVERAGE_WARNING = 0.9
@@ -74,6 +77,7 @@ def encode_references(
     licence: str | None = None,
     device: str = "cpu",
     on_reference: Callable[[int, int], None] | None = None,
+    find_known: Callable[[str], Task | None] | None = None,
 ) -> Task:
     """Encode references once into a task.
 
@@ -81,7 +85,8 @@ def encode_references(
     the label maps may hold (ignored voxels; classes that were not picked).
     modality: None guesses it per reference, which must be unanimous. spacing_mm: None applies the
     rule of `task.spacing`. channel: which channel of their data set the images are, noted only.
-    on_reference: called with (done, total).
+    on_reference: called with (done, total). find_known: called with a hash of all that the task
+    rests on, once the references are checked; a task that it returns is taken as it is.
     raises DataRefused where image and label map do not lie on one grid, a label map holds values
     that nobody declared, a class has no voxel in any reference, or modalities disagree.
     """
@@ -95,6 +100,12 @@ def encode_references(
     _require_voxels(classes, checked)
     used = modality or _unanimous(checked)
     choice = _choose_spacing(model, sizes, spacing_mm)
+    if find_known is not None:
+        inputs = _inputs(model, classes, checked, used, choice.spacing_mm)
+        inputs |= {"ignore": ignore_value, "channel": channel, "licence": licence}
+        task = find_known(hash_json(inputs))
+        if task is not None:
+            return task
     encoder = _Encoder(model, classes, choice.spacing_mm, used, device)
     encoded: list[_EncodedReference] = []
     for item in checked:
@@ -120,6 +131,28 @@ def encode_references(
         licence=licence,
     )
     return Task(header, tuple(tokens))
+
+
+def _inputs(
+    model: Model,
+    classes: Sequence[ClassLabel],
+    checked: Sequence[_Checked],
+    modality: Modality,
+    spacing_mm: float,
+) -> dict[str, Any]:
+    """What the tokens rest on, by content only."""
+    return {
+        "encoding": ENCODING_VERSION,
+        "model": model.card.fingerprint,
+        "profile": model.card.profile,
+        "classes": [[label.name, list(label.values), label.value] for label in classes],
+        "references": [
+            [item.hashes.model_dump(mode="json"), sorted(item.files.not_annotated)]
+            for item in checked
+        ],
+        "modality": modality,
+        "spacing_mm": spacing_mm,
+    }
 
 
 def require_profile(model: Model) -> None:
@@ -192,7 +225,7 @@ def _check_all(
                 number=number,
                 files=files,
                 size=measure_labels(labels.array, image.grid.spacing_zyx, annotated),
-                guess=guess_modality(image.array),
+                guess=guess_modality(replace_nonfinite(image.array, file=files.image)[0]),
                 hashes=TaskReference(
                     image_sha256=image.content_hash(), labels_sha256=labels.content_hash()
                 ),
@@ -292,6 +325,14 @@ def _unanimous(checked: Sequence[_Checked]) -> Modality:
 def _choose_spacing(
     model: Model, sizes: Sequence[ReferenceSize], spacing_mm: float | None
 ) -> SpacingChoice:
+    extent = max(item.extent_mm for item in sizes)
+    if spacing_mm is not None and spacing_mm > extent:
+        raise UsageError(
+            "the working spacing is larger than all classes together",
+            found=f"{spacing_mm:.4g} mm",
+            expected=f"at most {extent:.4g} mm, the extent of the classes",
+            fix="give a smaller --spacing, or leave it out for the one by the rule",
+        )
     if spacing_mm is not None:
         return SpacingChoice(spacing_mm, f"{spacing_mm:.4g} mm: as asked for")
     return spacing_of_references(model.card.s0, model.card.patch, sizes)

@@ -13,7 +13,6 @@ from iris_cli.errors import EnvironmentProblem
 from iris_cli.execution.signals import ignore_in_worker
 from iris_cli.training.episodes import Episode, EpisodeSampler
 
-
 # What torch says of a process that is gone; an error inside a living one is none of these.
 _DIED = re.compile(r"DataLoader worker \(pid.*(exited unexpectedly|is killed by signal)")
 

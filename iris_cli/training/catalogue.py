@@ -159,13 +159,13 @@ def _read_set(settings: SetForTraining) -> TrainingSet:
             )
         if not everything or role in ("train", "unlabelled"):
             cases.append(_case(volume, settings, use_labels=wanted.get(name, True)))
-    _check_names(settings, cases)
     if not cases:
         raise DataRefused(
             f"{settings.name} has no case to train on",
             file=settings.store,
             fix="run `iris preprocess`, or take the set out of the plan",
         )
+    _check_names(settings, cases)
     partners = {a: b for pair in settings.mirror_pairs for a, b in (pair, pair[::-1])}
     return TrainingSet(settings, tuple(cases), partners)
 

@@ -53,6 +53,8 @@ def claimed(
 
 def _look(path: Path) -> tuple[Holder | None, float | None]:
     try:
-        return Holder.parse(path.read_text(encoding="utf-8", errors="replace")), path.stat().st_mtime
+        return Holder.parse(
+            path.read_text(encoding="utf-8", errors="replace")
+        ), path.stat().st_mtime
     except OSError:
         return None, None

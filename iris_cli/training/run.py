@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from iris_cli.training.checkpoint import (
     write_best,
     write_checkpoint,
 )
+from iris_cli.training.claim import claimed
 from iris_cli.training.episodes import Episode, EpisodeSampler
 from iris_cli.training.log import METRICS, MetricsLog, Tally
 from iris_cli.training.loss import Loss, episode_loss
@@ -39,9 +41,10 @@ from iris_cli.training.optimiser import (
 from iris_cli.training.precision import autocast_type, compute_in
 from iris_cli.training.settings import SetForTraining, TrainingSettings
 
-Validate = Callable[[IrisNetwork, int], Mapping[str, float]]
+Validate = Callable[[IrisNetwork, int], Mapping[str, float | str]]
 """Gets the network with averaged weights and the number of finished steps; returns figures, of
-which `score` (higher is better) chooses checkpoint_best.pt."""
+which `score` (higher is better; it may be missing) chooses checkpoint_best.pt, and notes in words
+for the log."""
 Observe = Callable[[Path], None]
 """Gets the path of metrics.jsonl after checkpoints and validations."""
 
@@ -75,6 +78,7 @@ def train(
     patch: int,
     *,
     validate: Validate | None = None,
+    scores_compare: bool = True,
     observe: Observe | None = None,
     stop: Stop | None = None,
     init_from: Path | None = None,
@@ -84,29 +88,25 @@ def train(
     """Train a network, or go on with the run that is in `run_folder`.
 
     patch: edge of the cubic crops in voxels, a multiple of the network's `size_multiple`.
+    scores_compare: whether `validate` does what it did since the run began; otherwise its figures
+    are logged and choose no best checkpoint.
     init_from: weights to start from (a checkpoint or a model); ignored where the run goes on.
     workers: processes that make episodes, `settings.workers` where None; no result depends on it.
     raises Stopped when `stop` is requested (everything is saved: the same call goes on), Diverged
     after `skipped_in_a_row_max` non-finite steps, DataRefused where the run in the folder was made
-    with another plan or other data.
+    with another plan or other data, EnvironmentProblem while another process trains in the folder.
     """
     run_folder.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(run_folder)
-    catalogue = read_catalogue(sets)
-    fingerprints = {
-        "plan": plan_fingerprint(network_config, settings, sets, patch),
-        "data": catalogue.fingerprint(),
-    }
-    sampler = EpisodeSampler(catalogue, settings, patch)
-    run = _Run(run_folder, network_config, settings, fingerprints, torch.device(device))
-    if not run.resume() and init_from is not None:
-        run.start_from(init_from)
-    log = MetricsLog(run_folder, run.step)
-    try:
-        count = settings.workers if workers is None else workers
-        _loop(run, sampler, log, validate, observe, stop, count)
-    finally:
-        log.close()
+    with claimed(run_folder, lambda: stop is not None and stop.requested):
+        remove_leftovers(run_folder)
+        run, sampler = _begin(run_folder, network_config, settings, sets, patch, init_from, device)
+        run.chooses_best = validate is not None and scores_compare
+        log = MetricsLog(run_folder, run.step)
+        try:
+            count = settings.workers if workers is None else workers
+            _loop(run, sampler, log, validate, observe, stop, count)
+        finally:
+            log.close()
     return TrainingOutcome(
         steps=run.step,
         skipped=run.skipped,
@@ -115,6 +115,28 @@ def train(
         checkpoint=run_folder / LATEST,
         metrics=run_folder / METRICS,
     )
+
+
+def _begin(
+    folder: Path,
+    network_config: NetworkConfig,
+    settings: TrainingSettings,
+    sets: Sequence[SetForTraining],
+    patch: int,
+    init_from: Path | None,
+    device: str,
+) -> tuple[_Run, EpisodeSampler]:
+    """The run of the folder as its newest checkpoint has it, or a new one; and its episodes."""
+    catalogue = read_catalogue(sets)
+    fingerprints = {
+        "plan": plan_fingerprint(network_config, settings, sets, patch),
+        "data": catalogue.fingerprint(),
+    }
+    sampler = EpisodeSampler(catalogue, settings, patch)
+    run = _Run(folder, network_config, settings, fingerprints, torch.device(device))
+    if not run.resume() and init_from is not None:
+        run.start_from(init_from)
+    return run, sampler
 
 
 def plan_fingerprint(
@@ -189,6 +211,7 @@ class _Run:
         self.seconds = 0.0
         self.best_score: float | None = None
         self.best_step: int | None = None
+        self.chooses_best = False
 
     def resume(self) -> bool:
         """Go on from the newest whole checkpoint of the folder; False where there is none."""
@@ -237,13 +260,20 @@ class _Run:
             "seconds": self.seconds,
             "best_score": self.best_score,
             "best_step": self.best_step,
+            "chooses_best": self.chooses_best,
             **self.fingerprints,
         }
 
-    def save(self) -> None:
-        # While steps are skipped the weights are suspect: the last good generation stays.
-        if self.skipped_in_a_row == 0:
+    def save(self) -> bool:
+        """Write a checkpoint, unless a weight is not finite: the last good generation stays.
+
+        A skipped step touches no weight, so what it leaves is as good as what it found.
+        """
+        tensors = (*self.network.state_dict().values(), *self.average.state.values())
+        finite = all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+        if finite:
             write_checkpoint(self.folder, self.state())
+        return finite
 
     def averaged_network(self) -> IrisNetwork:
         """A network of its own with the averaged weights, for validation."""
@@ -303,28 +333,44 @@ def _loop(
             try:
                 _one_step(run, stream, tally, stop)
             except _Cancelled:
-                run.save()
-                raise Stopped(
-                    f"stopped after {run.step} of {settings.steps} steps: "
-                    f"{stop.reason if stop else None}; everything is saved",
-                    file=run.folder,
-                    fix="run the same line again to go on",
-                ) from None
+                raise _stopped(run, stop, saved=run.save()) from None
             _check_divergence(run)
             last = run.step == settings.steps
             if run.step % settings.log_every == 0 or last:
                 log.write(_line(run, tally))
                 tally = Tally()
             due = clock.validation_due() or last
-            if validate is not None and due:
-                _validate(run, log, validate)
-                clock.validated()
-            saved = clock.checkpoint_due() or last
-            if saved:
-                run.save()
+            validates = validate is not None and due
+            saves = clock.checkpoint_due() or last or validates
+            if saves:
+                # Before validation: whatever happens there, the steps are not lost.
+                _save(run, last=last)
                 clock.saved()
-            if observe is not None and (saved or (validate is not None and due)):
+            if validate is not None and validates:
+                if _validate(run, log, validate):
+                    run.save()
+                clock.validated()
+            if observe is not None and saves:
                 observe(log.path)
+
+
+def _save(run: _Run, *, last: bool) -> None:
+    if not run.save() and last:
+        raise Diverged(
+            "the weights are not finite after the last step",
+            file=run.folder / LATEST,
+            fix="lower optimiser.lr or clip, or use precision float32",
+        )
+
+
+def _stopped(run: _Run, stop: Stop | None, *, saved: bool) -> Stopped:
+    state = "everything is saved" if saved else "weights not finite, the last good checkpoint stays"
+    return Stopped(
+        f"stopped after {run.step} of {run.settings.steps} steps: "
+        f"{stop.reason if stop else None}; {state}",
+        file=run.folder,
+        fix="run the same line again to go on",
+    )
 
 
 def _one_step(run: _Run, stream: Iterator[Episode], tally: Tally, stop: Stop | None) -> None:
@@ -380,24 +426,28 @@ def _check_divergence(run: _Run) -> None:
         )
 
 
-def _validate(run: _Run, log: MetricsLog, validate: Validate) -> None:
+def _validate(run: _Run, log: MetricsLog, validate: Validate) -> bool:
+    """Log one validation; True where its score is the best so far."""
     began = time.perf_counter()
     figures = dict(validate(run.averaged_network(), run.step))
-    score = figures["score"]
-    if run.best_score is None or score > run.best_score:
-        run.best_score, run.best_step = float(score), run.step
+    score = float(figures.get("score", math.nan))
+    best = -math.inf if run.best_score is None else run.best_score
+    better = run.chooses_best and math.isfinite(score) and score > best
+    if better:
+        run.best_score, run.best_step = score, run.step
         write_best(
             run.folder,
             {
                 "ema": run.average.state,
                 "network": run.network_config.model_dump(mode="json"),
                 "step": run.step,
-                "score": float(score),
+                "score": score,
                 **run.fingerprints,
             },
         )
     seconds = time.perf_counter() - began
     log.write({"step": run.step, "validation": {**figures, "seconds": seconds}})
+    return better
 
 
 def _line(run: _Run, tally: Tally) -> dict[str, Any]:

@@ -18,11 +18,12 @@ def choose_device(wanted: str) -> str:
     if wanted == "cpu":
         return wanted
     kind, _, number = wanted.partition(":")
-    if kind != "cuda" or not (number or "0").isdigit():
+    digits = number or "0"
+    if kind != "cuda" or not (digits.isascii() and digits.isdecimal()):
         raise UsageError(
             "no such device", found=wanted, expected="auto, cpu, cuda or cuda:N", fix="use auto"
         )
-    index = int(number or "0")
+    index = int(digits)
     if index >= available:
         raise EnvironmentProblem(
             "the device is not there",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ import numpy as np
 
 from iris_cli.dataset.classes import ClassLabel, Modality, pick_classes
 from iris_cli.dataset.references import References, find_references, references_from_pairs
-from iris_cli.errors import DataRefused, UsageError
+from iris_cli.errors import DataRefused, IrisError, UsageError
 from iris_cli.execution.progress import Progress, SilentProgress
-from iris_cli.files.publish import remove_leftovers
+from iris_cli.files.publish import publish_json, remove_leftovers
+from iris_cli.files.schema import read_json
 from iris_cli.model.model import Model, load_model
 from iris_cli.task.encoding import Reference, encode_references
-from iris_cli.task.task_file import TASK_ENDING, Task, write_task
+from iris_cli.task.task_file import TASK_ENDING, Task, read_task, write_task
 from iris_cli.volume.reading import AssumedSpacing, read_labels
 
 
@@ -117,13 +118,16 @@ def encode_task(
     licence: str | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
+    reuse: bool = False,
 ) -> EncodeReport:
     """Encode references and publish the task file.
 
     model: a loaded model, a name or a folder; None is the one that ships. classes: names to keep.
     modality, spacing_mm, channel, licence: as `task.encoding.encode_references`; a modality that
     the references declare is used unless one is given. assume_spacing: mm, for files that do not
-    say where their voxels are.
+    say where their voxels are. reuse: keep the task at `output` where a call with `reuse` made it
+    of the same: tokens differ in their last digits with the number of threads, and all that is
+    predicted by them would count as of another task.
     raises UsageError, DataRefused as `find_references` and `encode_references` do.
     """
     if not output.name.endswith(TASK_ENDING) or output.name == TASK_ENDING:
@@ -134,6 +138,7 @@ def encode_task(
             fix=f"call it {output.name.partition('.')[0] or 'task'}{TASK_ENDING}",
         )
     references = source.find(channel, assume_spacing)
+    known = _KnownTask(output) if reuse else None
     task = encode_found(
         references,
         model if isinstance(model, Model) else load_model(model, device=device),
@@ -144,10 +149,45 @@ def encode_task(
         licence=licence,
         device=device,
         progress=progress,
+        find_known=None if known is None else known.find,
     )
-    remove_leftovers(output.parent, output.name)
+    names = tuple(pair.name for pair in references.pairs)
+    if known is not None and known.task is not None:
+        return EncodeReport(task, output, names)
+    if known is None:  # a job of several processes, which alone reuses, holds no claim on it
+        remove_leftovers(output.parent, output.name)
     path = write_task(output, task)
-    return EncodeReport(task, path, tuple(pair.name for pair in references.pairs))
+    if known is not None:
+        known.record(task)
+    return EncodeReport(task, path, names)
+
+
+class _KnownTask:
+    """A task that may be there already, and beside it the note of what it was made of."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.note = path.with_name(path.name.removesuffix(TASK_ENDING) + ".inputs")
+        self.inputs = ""
+        self.task: Task | None = None
+
+    def find(self, inputs: str) -> Task | None:
+        """The task if it was made of `inputs` and is whole."""
+        self.inputs = inputs
+        try:
+            task = read_task(self.path)
+            if read_json(self.note) == self._noted(task):
+                self.task = task
+        except (IrisError, OSError):
+            pass  # nothing there, or nothing that can be believed
+        return self.task
+
+    def record(self, task: Task) -> None:
+        """Note what the task now at `path` was made of."""
+        publish_json(self.note, self._noted(task))
+
+    def _noted(self, task: Task) -> dict[str, str]:
+        return {"inputs": self.inputs, "task": task.fingerprint()}
 
 
 def encode_found(
@@ -161,14 +201,25 @@ def encode_found(
     licence: str | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
+    find_known: Callable[[str], Task | None] | None = None,
 ) -> Task:
-    """Encode references that were found; nothing is written."""
+    """Encode references that were found; nothing is written.
+
+    find_known: as `task.encoding.encode_references`; a task that it returns is returned as it is.
+    """
     declared = references.classes or ()
     progress = progress or SilentProgress()
     names = [pair.name for pair in references.pairs]
 
     def on_reference(done: int, total: int) -> None:
         progress.advance(names[done - 1], "done")
+
+    found: list[Task] = []
+
+    def known(inputs: str) -> Task | None:
+        task = None if find_known is None else find_known(inputs)
+        found.extend([] if task is None else [task])
+        return task
 
     progress.start(len(names), "encode")
     try:
@@ -187,7 +238,10 @@ def encode_found(
             licence=licence,
             device=device,
             on_reference=on_reference,
+            find_known=known,
         )
+        if any(task is one for one in found):
+            return task
         warnings = (*references.notes, *task.header.warnings)
         return Task(task.header.model_copy(update={"warnings": warnings}), task.tokens)
     finally:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -19,7 +19,13 @@ from iris_cli.dataset.classes import (
 from iris_cli.dataset.dataset_json import FILE_NAME, DatasetJson, read_dataset_json
 from iris_cli.dataset.label_files import LABELS_FILE, named_classes, read_labels_file
 from iris_cli.errors import DataRefused, UsageError
-from iris_cli.evaluation.summary import Summary, evaluate_folders, write_summary
+from iris_cli.evaluation.summary import (
+    Summary,
+    evaluate_folders,
+    require_folder,
+    table_path,
+    write_summary,
+)
 from iris_cli.execution.progress import Progress
 from iris_cli.volume.reading import AssumedSpacing, is_volume, read_labels
 
@@ -61,7 +67,8 @@ class EvaluateReport:
     def to_json(self) -> dict[str, Any]:
         """The section `iris` of the summary, and where all of it stands; JSON values only."""
         found: dict[str, Any] = self.summary.to_json()["iris"]
-        return {"summary": str(self.path), "notes": list(self.notes), **found}
+        # `found` has "notes" of its own: those of single cases.
+        return {"summary": str(self.path), "class_notes": list(self.notes), **found}
 
 
 def evaluate(
@@ -88,9 +95,12 @@ def evaluate(
     Subjects, ignored value and classes that were not contoured come from dataset.json.
     assume_spacing: mm, for label maps that do not say where their voxels are.
     raises DataRefused where no case can be scored, no class occurs anywhere (unless dataset.json
-    or labels.json say so and the maps are empty) or the two tables give a class other values.
+    or labels.json say so and the maps are empty) or the two tables give a class other values or a
+    value another name; UsageError for a folder or case that is not there.
     """
     target = _summary_path(predictions, output)
+    for folder in (predictions, truth):
+        require_folder(folder)
     dataset = _dataset_json(truth)
     table, given = _class_table(predictions, truth, dataset, labels_file, names, assume_spacing)
     chosen, notes = _choose(table, predictions, classes, given)
@@ -122,6 +132,13 @@ def _summary_path(predictions: Path, output: Path | None) -> Path:
             "the summary is a file, and this is a folder",
             file=path,
             fix=f"give the file, as --output {path / SUMMARY}",
+        )
+    if table_path(path).name.lower() == path.name.lower():
+        raise UsageError(
+            "the summary would be the file of the table that is written beside it",
+            file=path,
+            expected="a name that does not end in .csv",
+            fix=f"call it {path.with_suffix('.json').name}",
         )
     return path
 
@@ -189,10 +206,51 @@ def _choose(
                 fix="bring both to one table; scoring them as they are would compare other classes",
             )
     left_out = [label.name for label in chosen if label.name not in predicted]
-    if given or classes or not left_out or len(left_out) == len(chosen):
-        return chosen, ()
-    note = f"not scored, because the predictions were not asked for it: {', '.join(left_out)}"
-    return tuple(label for label in chosen if label.name in predicted), (note,)
+    notes: tuple[str, ...] = ()
+    if not (given or classes) and 0 < len(left_out) < len(chosen):
+        notes = (
+            f"not scored, because the predictions were not asked for it: {', '.join(left_out)}",
+        )
+        chosen = tuple(label for label in chosen if label.name in predicted)
+    others = {label.name: _other_names(label, predicted.values()) for label in chosen}
+    for label in chosen:
+        if others[label.name] and not label.is_region:
+            _refuse_other_name(label, others[label.name], path)
+    declared = set(table.names)
+    notes += tuple(
+        f"{label.name} is scored over values that the predictions call {', '.join(names)}"
+        for label in chosen
+        if (names := [name for name in others[label.name] if name not in declared])
+    )
+    return chosen, notes
+
+
+def _other_names(label: ClassLabel, predicted: Iterable[ClassLabel]) -> list[str]:
+    """What the predictions call the values of a class, where they do not know it by its name.
+
+    A name that is just a number says nothing about what a value means.
+    """
+    names = [other.name for other in predicted if set(other.values) & set(label.values)]
+    if label.name.isdecimal() or _plain(label.name) in map(_plain, names):
+        return []
+    return [name for name in names if not name.isdecimal()]
+
+
+def _plain(name: str) -> str:
+    """A name without what two spellings of it differ in."""
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+
+
+def _refuse_other_name(label: ClassLabel, names: Sequence[str], path: Path) -> NoReturn:
+    value = label.values[0]
+    raise DataRefused(
+        f"value {value} is {label.name!r} in the truth and another class in the predictions",
+        file=path,
+        found=f"{', '.join(names)} = {value}",
+        expected=f"{label.name} = {value}",
+        fix="compare label maps of the same classes; where both names mean one class, call it the "
+        "same in both tables",
+    )
 
 
 def _undeclared(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from iris_cli.dataset.label_files import LABELS_FILE, read_labels_file
 from iris_cli.dataset.queries import FoundQueries, QueryVolume, search_queries
 from iris_cli.errors import DataRefused, IrisError, UsageError
 from iris_cli.execution.jobs import CaseJob, RunSummary, run_cases
@@ -35,10 +36,11 @@ from iris_cli.inference.windows import window_starts
 from iris_cli.model.model import Model, shipped_models
 from iris_cli.task.encoding import require_profile
 from iris_cli.task.task_file import Task, TaskClass, TaskHeader, read_task
-from iris_cli.volume.reading import AssumedSpacing, read_grid
+from iris_cli.volume.reading import AssumedSpacing, is_volume, read_grid
 from iris_cli.workflows.encode_task import ReferenceSource, encode_task
 
 REFERENCES_TASK = "references.task.pt"
+REFERENCES_CHANNEL = 0
 
 
 @dataclass(frozen=True)
@@ -181,11 +183,15 @@ def predict(
     task: a task file; or references, which are encoded first, into OUT/.iris/references.task.pt.
     A case that fails does not end the run: it is in the report, whose exit code is 3 then (4 where
     nothing could be done because of the data).
-    raises UsageError where an output would replace its query, DataRefused for a task of another
-    model, Stopped on a signal with everything so far saved.
+    raises UsageError where an output would replace its query or stand among the queries,
+    DataRefused for a task of another model or an OUT whose labels.json gives a value or name of
+    this task another meaning, Stopped on a signal with everything so far saved.
     """
     settings = settings or PredictSettings()
     prepared = _prepare(inputs, output, task, references, settings, output / HIDDEN)
+    legend = {entry.value: entry.name for entry in prepared.classes}
+    # Before the cases: no label map stands there without the names of its values.
+    write_legend(output, {**prepared.legend, **legend})
     run = run_cases(
         [CaseJob(payload.case, payload) for payload in prepared.payloads],
         predict_case,
@@ -195,8 +201,8 @@ def predict(
         claims=output / HIDDEN / "claims",
         stop=stop,
     )
-    if len(run.failed) < len(run.outcomes):
-        write_legend(output, {entry.value: entry.name for entry in prepared.classes})
+    if not _other_label_maps(output, prepared.payloads):
+        write_legend(output, legend)
     return PredictReport(run, output, prepared.task, prepared.classes, prepared.notes)
 
 
@@ -235,6 +241,7 @@ class _Prepared:
     task: Task
     classes: tuple[TaskClass, ...]
     notes: tuple[str, ...]
+    legend: dict[int, str]  # what labels.json in the output folder says so far
 
 
 def _prepare(
@@ -253,7 +260,11 @@ def _prepare(
         )
     if output.exists() and not output.is_dir():
         raise UsageError("the output is a folder", file=output, found="a file")
+    _refuse_input_folder(inputs, output)
     if references is not None:
+        # Looked for first, so that a refusal of the inputs comes before anything is written.
+        for query in _find(inputs, REFERENCES_CHANNEL).queries:
+            _target(query, output)
         # No classes are picked here: the group stays whole, so that --classes means the same
         # with a task and with references.
         task = hidden / REFERENCES_TASK
@@ -262,7 +273,9 @@ def _prepare(
             task,
             model=settings.model,
             device=settings.device,
+            channel=REFERENCES_CHANNEL,
             assume_spacing=settings.assume_spacing,
+            reuse=True,
         )
     assert task is not None
     header = read_task(task).header
@@ -274,7 +287,51 @@ def _prepare(
     check_model(model, header)
     kept = kept_classes(header, settings.classes)
     classes = tuple(header.classes[index] for index in kept)
-    return _Prepared(payloads, model, loaded, classes, found.notes)
+    legend = _read_legend(output, classes)
+    return _Prepared(payloads, model, loaded, classes, found.notes, legend)
+
+
+def _refuse_input_folder(inputs: Path | Sequence[Path], output: Path) -> None:
+    for path in [inputs] if isinstance(inputs, Path) else inputs:
+        if path.is_dir() and path.resolve() == output.resolve():
+            raise UsageError(
+                "the output folder is the input folder",
+                file=output,
+                expected="a folder of its own, as label maps are volumes too",
+                fix="choose another output folder",
+            )
+
+
+def _read_legend(output: Path, classes: Sequence[TaskClass]) -> dict[int, str]:
+    """Value -> name in the labels.json of OUT; refused where it contradicts the classes."""
+    path = output / LABELS_FILE
+    if not path.is_file():
+        return {}
+    legend = {value: c.name for c in read_labels_file(path).classes for value in c.values}
+    for entry in classes:
+        others = [
+            f"{name} = {value}"
+            for value, name in legend.items()
+            if (value == entry.value) != (name == entry.name)
+        ]
+        if others:
+            raise DataRefused(
+                "the output folder holds label maps of another task",
+                file=path,
+                found=", ".join(others),
+                expected=f"{entry.name} = {entry.value}, as in this task",
+                fix=f"choose another output folder, or remove {output}",
+            )
+    return legend
+
+
+def _other_label_maps(output: Path, payloads: Sequence[PredictPayload]) -> bool:
+    """Whether OUT holds volumes that are no output of this run."""
+    own = {payload.output.name for payload in payloads}
+    return any(
+        is_volume(path) and not path.name.startswith(".") and path.name not in own
+        for path in output.iterdir()
+    )
 
 
 def _own_model(header: TaskHeader, task: Path) -> str:
@@ -312,17 +369,10 @@ def _find(inputs: Path | Sequence[Path], channel: int) -> FoundQueries:
 def _payload(
     query: QueryVolume, output: Path, task: Path, model: str | None, settings: PredictSettings
 ) -> PredictPayload:
-    target = output / f"{query.name}{OUTPUT_ENDING}"
-    if target.resolve() == query.path.resolve():
-        raise UsageError(
-            "the output would replace the volume itself",
-            file=query.path,
-            fix="choose another output folder",
-        )
     return PredictPayload(
         case=query.name,
         query=query.path,
-        output=target,
+        output=_target(query, output),
         task=task,
         model=model,
         classes=settings.classes,
@@ -330,6 +380,17 @@ def _payload(
         window_batch=settings.window_batch,
         assume_spacing=settings.assume_spacing,
     )
+
+
+def _target(query: QueryVolume, output: Path) -> Path:
+    target = output / f"{query.name}{OUTPUT_ENDING}"
+    if target.resolve() == query.path.resolve():
+        raise UsageError(
+            "the output would replace the volume itself",
+            file=query.path,
+            fix="choose another output folder",
+        )
+    return target
 
 
 def _time_window(model: Model, task: Task, settings: PredictSettings) -> float:

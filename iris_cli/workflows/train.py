@@ -16,15 +16,17 @@ from iris_cli import __version__
 from iris_cli.errors import DataRefused, UsageError
 from iris_cli.execution.signals import StopRequest
 from iris_cli.files.publish import publish_json
+from iris_cli.files.schema import read_json
 from iris_cli.model.model import ModelCard, save_model
 from iris_cli.network.iris_network import IrisNetwork
 from iris_cli.planning.overrides import apply_overrides
 from iris_cli.planning.plan import Plan, read_plan, write_plan
 from iris_cli.planning.training_sets import sets_for_training
 from iris_cli.report.curves import draw_progress
-from iris_cli.training.checkpoint import BEST, LATEST
-from iris_cli.training.run import TrainingOutcome, plan_fingerprint, read_weights
+from iris_cli.training.checkpoint import BEST, read_checkpoint, read_newest
+from iris_cli.training.run import TrainingOutcome, plan_fingerprint
 from iris_cli.training.run import train as train_network
+from iris_cli.training.settings import WITHOUT_INFLUENCE
 from iris_cli.workflows.validation import InContextValidation
 
 RUNS, RUN_PLAN, MANIFEST, MODEL, PROGRESS = (
@@ -34,11 +36,12 @@ RUNS, RUN_PLAN, MANIFEST, MODEL, PROGRESS = (
 
 @dataclass(frozen=True)
 class TrainReport:
-    """A finished run: what training says, where the run and its model are."""
+    """A finished run: what training says, where the run and its model are, of which step."""
 
     outcome: TrainingOutcome
     folder: Path
     model: Path
+    exported_step: int
 
     def to_json(self) -> dict[str, Any]:
         """JSON values only."""
@@ -49,6 +52,7 @@ class TrainReport:
             "skipped": self.outcome.skipped,
             "best_score": self.outcome.best_score,
             "best_step": self.outcome.best_step,
+            "exported_step": self.exported_step,
         }
 
 
@@ -70,28 +74,32 @@ def train(
     copied into it when the run begins; from then on that copy counts, and only what cannot change
     the result may be overridden.
     init_from: checkpoint or model whose weights a new run starts from.
-    validation: default `InContextValidation()` with its own settings.
+    validation: default what the run was begun with, `InContextValidation()` for a new one. Other
+    settings are validated with, but their scores choose no best checkpoint.
     raises Stopped (everything is saved), Diverged, DataRefused, UsageError.
     """
     folder = run_folder(run, workspace)
     made = _plan_of_run(folder, plan or workspace / "plans" / "default.json", overrides)
     sets = sets_for_training(made, workspace)
-    _write_manifest(folder, made, workspace, device)
-    validate = (validation or InContextValidation()).bind(made, workspace, device)
+    manifest = _manifest(folder, made, workspace, device, validation or InContextValidation())
+    frozen = _frozen_validation(manifest)
+    chosen = validation or frozen or InContextValidation()
     outcome = train_network(
         folder,
         made.network,
         made.training,
         sets,
         made.patch,
-        validate=validate,
+        validate=chosen.bind(made, workspace, device),
+        scores_compare=frozen in (None, chosen),
         observe=lambda metrics: _picture(metrics, folder / PROGRESS),
         stop=stop,
         init_from=init_from,
         device=device,
         workers=workers,
     )
-    return TrainReport(outcome, folder, export_model(folder))
+    step, weights = _weights_to_export(folder)
+    return TrainReport(outcome, folder, _export(folder, step, weights), step)
 
 
 def run_folder(run: str | Path, workspace: Path) -> Path:
@@ -101,13 +109,24 @@ def run_folder(run: str | Path, workspace: Path) -> Path:
 
 
 def export_model(folder: Path, *, name: str | None = None, licence: str | None = None) -> Path:
-    """Write the model of a run: averaged weights of its best checkpoint, else of its latest one.
+    """Write the model of a run: averaged weights of its best checkpoint, or of its latest one.
 
-    name: default, the run's. returns: `<run>/model`.
-    raises UsageError where the run has no checkpoint yet.
+    The best is taken where the run chose it to its end by the validation it was begun with: other
+    scores do not compare. The card notes the step. name: default, the run's. returns:
+    `<run>/model`. raises UsageError where the run has no checkpoint yet.
     """
+    return _export(folder, *_weights_to_export(folder), name=name, licence=licence)
+
+
+def _export(
+    folder: Path,
+    step: int,
+    weights: dict[str, torch.Tensor],
+    *,
+    name: str | None = None,
+    licence: str | None = None,
+) -> Path:
     plan = read_plan(folder / RUN_PLAN)
-    weights = _best_weights(folder)
     network = IrisNetwork(plan.network)
     network.load_state_dict(weights)
     card = ModelCard.of(
@@ -117,22 +136,30 @@ def export_model(folder: Path, *, name: str | None = None, licence: str | None =
         s0=plan.s0,
         patch=plan.patch,
         licence=licence or _licence(plan),
-        training_sets=tuple(sorted(plan.sets)),
+        training_sets=tuple(sorted(item.name for item in sets_for_training(plan, Path()))),
+        notes=f"averaged weights after step {step} of {plan.training.steps}",
     )
     return save_model(folder / MODEL, network, card)
 
 
-def _best_weights(folder: Path) -> dict[str, torch.Tensor]:
-    for path in (folder / BEST, folder / LATEST):
-        if path.exists():
-            return read_weights(path)
-    raise UsageError(
-        "this run has no checkpoint yet", file=folder, fix="train it first: iris train"
-    )
+def _weights_to_export(folder: Path) -> tuple[int, dict[str, torch.Tensor]]:
+    """Step and averaged weights of the best checkpoint where its score counts, else the latest."""
+    best = folder / BEST
+    newest = read_newest(folder)
+    state = newest[0] if newest else None
+    # Checkpoints of runs that were begun before this was noted do not say: their best counts.
+    if best.exists() and (state is None or state.get("chooses_best", True)):
+        state = read_checkpoint(best)
+    if state is None:
+        raise UsageError(
+            "this run has no checkpoint yet", file=folder, fix="train it first: iris train"
+        )
+    return int(state["step"]), state["ema"]
 
 
 def _licence(plan: Plan) -> str:
-    licences = sorted({item.licence for item in plan.sets.values() if item.licence})
+    trained = {item.name for item in sets_for_training(plan, Path())}
+    licences = sorted({s.licence for n, s in plan.sets.items() if n in trained and s.licence})
     return "trained on data under: " + ", ".join(licences) if licences else "unknown"
 
 
@@ -144,7 +171,7 @@ def _plan_of_run(folder: Path, source: Path, overrides: Sequence[str]) -> Plan:
         return made
     begun = read_plan(own)
     changed = apply_overrides(begun, overrides)
-    if _fingerprint(begun) != _fingerprint(changed):
+    if _content(begun) != _content(changed):
         raise DataRefused(
             "this run has begun: its plan cannot be changed any more",
             file=own,
@@ -155,32 +182,53 @@ def _plan_of_run(folder: Path, source: Path, overrides: Sequence[str]) -> Plan:
     return changed
 
 
+def _content(plan: Plan) -> dict[str, Any]:
+    """All of a plan but its reasons and what cannot change the result."""
+    content = plan.model_dump(mode="json", exclude={"reasons"})
+    for key in WITHOUT_INFLUENCE:
+        del content["training"][key]
+    return content
+
+
 def _fingerprint(plan: Plan) -> str:
     sets = sets_for_training(plan, Path())
     return plan_fingerprint(plan.network, plan.training, sets, plan.patch)
 
 
-def _write_manifest(folder: Path, plan: Plan, workspace: Path, device: str) -> None:
+def _manifest(
+    folder: Path, plan: Plan, workspace: Path, device: str, validation: InContextValidation
+) -> dict[str, Any]:
     """What the run was begun with; a run that goes on keeps the manifest of its beginning."""
     path = folder / MANIFEST
-    if path.exists():
-        return
+    if not path.exists():
+        publish_json(path, _new_manifest(plan, workspace, device, validation))
+    manifest: dict[str, Any] = read_json(path)
+    return manifest
+
+
+def _frozen_validation(manifest: dict[str, Any]) -> InContextValidation | None:
+    """What the run was begun with; None in manifests that do not say."""
+    found = manifest.get("validation")
+    return None if found is None else InContextValidation.from_json(found)
+
+
+def _new_manifest(
+    plan: Plan, workspace: Path, device: str, validation: InContextValidation
+) -> dict[str, Any]:
     packages = ("torch", "numpy", "batchgenerators", "pytorch-optimizer", "blosc2")
-    publish_json(
-        path,
-        {
-            "iris": __version__,
-            "python": platform.python_version(),
-            "packages": {name: importlib.metadata.version(name) for name in packages},
-            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-            "seed": plan.training.seed,
-            "device": device,
-            "hardware": platform.processor() or platform.machine(),
-            "threads": torch.get_num_threads(),
-            "plan_fingerprint": _fingerprint(plan),
-            "sets": {name: plan.store_folder(workspace, name).name for name in plan.sets},
-        },
-    )
+    return {
+        "iris": __version__,
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "seed": plan.training.seed,
+        "device": device,
+        "hardware": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "plan_fingerprint": _fingerprint(plan),
+        "sets": {name: plan.store_folder(workspace, name).name for name in plan.sets},
+        "validation": validation.to_json(),
+    }
 
 
 def _picture(metrics: Path, picture: Path) -> None:

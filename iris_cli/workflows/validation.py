@@ -8,13 +8,16 @@ that curves of one run compare.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from iris_cli.dataset.raw import Case, RawDataset, read_raw_dataset
+from iris_cli.errors import Interrupted, IrisError, Stopped
 from iris_cli.evaluation.metrics import compute_metrics
 from iris_cli.inference.case import predict_volume
 from iris_cli.model.model import Model, ModelCard
@@ -23,7 +26,7 @@ from iris_cli.planning.plan import Plan, SetPlan
 from iris_cli.task.encoding import Reference, encode_references
 from iris_cli.volume.reading import read_image, read_labels
 
-Validate = Callable[[IrisNetwork, int], Mapping[str, float]]
+Validate = Callable[[IrisNetwork, int], Mapping[str, float | str]]
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,15 @@ class InContextValidation:
     cases_per_set: int = 2
     references: tuple[int, ...] = (1, 3)
     seed: int = 0
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> InContextValidation:
+        return cls(
+            int(content["cases_per_set"]), tuple(content["references"]), int(content["seed"])
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "references": list(self.references)}
 
     def bind(self, plan: Plan, workspace: Path, device: str) -> Validate | None:
         """The function training calls; None where there is nothing to validate on."""
@@ -44,7 +56,7 @@ class InContextValidation:
         if not jobs:
             return None
 
-        def validate(network: IrisNetwork, step: int) -> Mapping[str, float]:
+        def validate(network: IrisNetwork, step: int) -> Mapping[str, float | str]:
             card = ModelCard.of(
                 network, name="validation", version=str(step), s0=plan.s0, patch=plan.patch
             )
@@ -97,14 +109,28 @@ def _jobs(settings: InContextValidation, name: str, item: SetPlan, folder: Path)
     complete = [raw.case(case) for case in item.train if not raw.case(case).not_annotated]
     pool = sorted(complete or [raw.case(case) for case in item.train], key=lambda case: case.name)
     generator.shuffle(pool)
-    queries = sorted(item.validate_)
+    queries = [raw.case(case) for case in sorted(item.validate_)]
     generator.shuffle(queries)
-    chosen = tuple(raw.case(case) for case in queries[: settings.cases_per_set])
+    pool, queries = _of_one_modality(pool, queries)
+    chosen = tuple(queries[: settings.cases_per_set])
     return [
         _Job(name, count, raw, tuple(pool[:count]), chosen, frozenset(item.held_out_classes))
         for count in settings.references
-        if count <= len(pool)
+        if chosen and count <= len(pool)
     ]
+
+
+def _of_one_modality(pool: list[Case], queries: list[Case]) -> tuple[list[Case], list[Case]]:
+    """The cases of the modality with most queries: a task is encoded in one modality."""
+    offered = {case.modality[0] for case in pool}
+    counts = Counter(case.modality[0] for case in queries if case.modality[0] in offered)
+    if not counts:
+        return [], []
+    modality = min(counts, key=lambda kind: (-counts[kind], str(kind)))
+    return (
+        [case for case in pool if case.modality[0] == modality],
+        [case for case in queries if case.modality[0] == modality],
+    )
 
 
 def _shown(case: Case, raw: RawDataset) -> set[str]:
@@ -123,13 +149,25 @@ def _label(case: Case) -> Path:
     return case.label
 
 
-def _figures(jobs: list[_Job], model: Model, device: str) -> dict[str, float]:
-    """Mean Dice per set and number of references; `score` is of held-out classes if there are."""
-    figures: dict[str, float] = {}
+def _figures(jobs: list[_Job], model: Model, device: str) -> dict[str, float | str]:
+    """Mean Dice per set and number of references; `score` is of held-out classes if there are.
+
+    A task that cannot be done leaves a note in words and no figure. There is then no score: it
+    would not compare with scores over all tasks.
+    """
+    figures: dict[str, float | str] = {}
     seen: list[float] = []
     unseen: list[float] = []
+    failed = False
     for job in jobs:
-        dice = job.dice(model, device)
+        try:
+            dice = job.dice(model, device)
+        except (Stopped, Interrupted):
+            raise
+        except IrisError as error:
+            failed = True
+            figures[f"failed/{job.set}/k{job.count}"] = error.problem
+            continue
         means = {name: float(np.mean(values)) for name, values in dice.items() if values}
         groups = (
             ("seen", seen, [v for n, v in means.items() if n not in job.held_out]),
@@ -139,4 +177,6 @@ def _figures(jobs: list[_Job], model: Model, device: str) -> dict[str, float]:
             if values:
                 figures[f"{group}/{job.set}/k{job.count}"] = float(np.mean(values))
                 collected.append(float(np.mean(values)))
+    if failed:
+        return figures
     return {"score": float(np.mean(unseen or seen or [0.0])), **figures}

@@ -82,3 +82,27 @@ def test_two_masks_overlap_by_hand() -> None:
     truth = np.array([[[True, True, False, False, False]]])
     found = compute_metrics(np.array([[[3, 0, 3, 0, 0]]]), truth)
     assert found == Overlap(tp=1, fp=1, fn=1, tn=2)
+
+
+def test_thousands_of_instances_are_counted_without_a_table_of_all_pairs() -> None:
+    import tracemalloc
+
+    values = np.arange(20_000, dtype=np.int32).reshape(20, 40, 25)
+    shifted = values + (values == 5)
+    tracemalloc.start()
+    found = compute_overlaps(shifted, values, {"five": (5,), "six": (6,), "last": (19_999,)})
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+    assert found["five"] == Overlap(0, 0, 1, 19_999)
+    assert found["six"] == Overlap(1, 1, 0, 19_998)
+    assert found["last"] == Overlap(1, 0, 0, 19_999)
+
+
+def test_few_and_many_pairs_are_counted_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    truth, prediction = generator.integers(0, 9, (2, 6, 7, 8)).astype(np.uint8)
+    classes = {"a": (1,), "b": (2, 3), "never": (12,)}
+    whole = compute_overlaps(prediction, truth, classes, ignore_value=4)
+    monkeypatch.setattr(metrics, "_DENSE_PAIRS", 0)
+    monkeypatch.setattr(metrics, "_BLOCK_VOXELS", 10)
+    assert compute_overlaps(prediction, truth, classes, ignore_value=4) == whole

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from iris_cli.errors import DataRefused
 from iris_cli.execution.jobs import CaseJob, run_cases
 from iris_cli.execution.receipts import read_receipt
 from iris_cli.inference import job
 from iris_cli.inference.job import PredictPayload, predict_case
-from iris_cli.task.task_file import write_task
+from iris_cli.model.model import ModelCard, load_model, save_model
+from iris_cli.network.config import NetworkConfig
+from iris_cli.network.iris_network import IrisNetwork
+from iris_cli.task.task_file import ModelRecord, write_task
 from iris_cli.volume.grid import GridMatch
 from iris_cli.volume.reading import read_class_names, read_image, read_labels
 from iris_cli.volume.writing import write_labels
@@ -184,3 +189,52 @@ def test_two_workers_give_what_one_process_gives(
         outputs.append([job.payload.output.read_bytes() for job in jobs])
         jobs = []
     assert outputs[0] == outputs[1]
+
+
+def test_a_case_that_fails_under_another_task_leaves_no_label_map_of_the_old_one(
+    payload: PredictPayload, make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict_case(payload)
+    write_task(payload.task, make_task(seed=8))
+
+    def broken(*arguments: object, **options: object) -> None:
+        raise DataRefused("broken")
+
+    monkeypatch.setattr(job, "predict_volume", broken)
+    with pytest.raises(DataRefused, match="broken"):
+        predict_case(payload)
+    assert not payload.output.exists()
+    assert not payload.receipt.exists()
+
+
+def test_another_model_or_spacing_is_another_input(
+    payload: PredictPayload, make_task: MakeTask, tmp_path: Path
+) -> None:
+    predict_case(payload)
+    write_task(payload.task, make_task(spacing_mm=2.0))
+    assert predict_case(payload).status == "done"
+    assert predict_case(payload).status == "kept"
+    torch.manual_seed(1)
+    network = IrisNetwork(NetworkConfig.tiny()).eval()
+    card = ModelCard.of(network, name="tiny", s0=1.5, patch=32)
+    other = save_model(tmp_path / "other", network, card)
+    record = ModelRecord(name="tiny", version="1", fingerprint=load_model(other).card.fingerprint)
+    write_task(payload.task, make_task(spacing_mm=2.0, model=record))
+    changed = dataclasses.replace(payload, model=str(other))
+    assert predict_case(changed).status == "done"
+    assert predict_case(changed).status == "kept"
+
+
+def test_an_assumed_spacing_counts_only_where_the_query_has_none(payload: PredictPayload) -> None:
+    first = predict_case(payload).receipt
+    assert first["content"]["inputs"]["assumed_spacing_xyz"] is None
+    assumed = dataclasses.replace(payload, assume_spacing=2.0)
+    assert predict_case(assumed).status == "kept"
+    content = bytearray(gzip.decompress(payload.query.read_bytes()))
+    content[252:256] = bytes(4)  # the codes of qform and sform
+    payload.query.write_bytes(gzip.compress(bytes(content)))
+    assert predict_case(assumed).status == "done"
+    assert predict_case(dataclasses.replace(payload, assume_spacing=(2, 2, 2))).status == "kept"
+    other = predict_case(dataclasses.replace(payload, assume_spacing=1.5))
+    assert other.status == "done"
+    assert other.receipt["content"]["inputs"]["assumed_spacing_xyz"] == [1.5] * 3

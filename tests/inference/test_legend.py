@@ -40,3 +40,11 @@ def test_the_files_lie_beside_the_label_maps(tmp_path: Path) -> None:
     assert sorted(path.name for path in paths) == ["labels.ctbl", "labels.json", "labels.txt"]
     table = json.loads((tmp_path / "labels.json").read_text())
     assert table == {"background": 0, "liver": 2, 'left "big" kidney': 7}
+
+
+def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    # Processes of other machines share the folder: nothing tells whether theirs still run.
+    live = tmp_path / ".labels.json.999999999-abcd.partial.json"
+    live.write_text("{")
+    write_legend(tmp_path, NAMES)
+    assert live.exists()

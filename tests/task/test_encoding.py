@@ -12,11 +12,15 @@ from iris_cli.dataset.classes import ClassLabel
 from iris_cli.errors import DataRefused, UsageError
 from iris_cli.inference.sliding import predict_logits
 from iris_cli.model.model import Model
+from iris_cli.preparation.prepare import prepare_image
 from iris_cli.task import encoding
+from iris_cli.task.crops import choose_crops, cut
 from iris_cli.task.encoding import encode_references
 from iris_cli.task.task_file import Task
 from iris_cli.volume.grid import Grid
-from tests.task.conftest import MakeReference, ball
+from iris_cli.volume.reading import read_image
+from iris_cli.volume.writing import write_image
+from tests.task.conftest import PATCH, MakeReference, ball
 
 A, B = ClassLabel("a", (1,), 1), ClassLabel("b", (2,), 2)
 SHAPE = (24, 30, 40)
@@ -114,11 +118,27 @@ def test_tokens_of_several_crops_are_weighted_by_what_they_show(
     model: Model, make_reference: MakeReference
 ) -> None:
     labels = np.zeros((20, 20, 70), np.uint8)
-    labels[8:12, 8:12, 2:68] = 1
-    task = encode_references(
-        model, [make_reference("tube", labels)], [ClassLabel("tube", (1,), 1)], spacing_mm=1.5
-    )
-    assert task.header.classes[0].crops > 1
+    labels[8:12, 8:12, 2:40] = 1
+    reference = make_reference("tube", labels)
+    task = encode_references(model, [reference], [ClassLabel("tube", (1,), 1)], spacing_mm=1.5)
+    patch = (PATCH,) * 3
+    prepared = prepare_image(read_image(reference.image), "other", 1.5)
+    crops = choose_crops({"tube": labels == 1}, patch).crops
+    weights = [crop.voxels["tube"] for crop in crops]
+    assert len(set(weights)) > 1, "a plain mean would pass"
+    singles = []
+    for crop in crops:
+        image = cut(prepared.array, crop.start_zyx, patch, prepared.fill)
+        mask = cut((labels == 1).astype(np.float32), crop.start_zyx, patch, 0)
+        with torch.inference_mode():
+            features = model.network.encode_image(torch.from_numpy(image)[None, None])
+            tokens = model.network.encode_task(features, torch.from_numpy(mask)[None, None])
+        singles.append([stage[0].numpy() for stage in tokens])
+    for found, stages in zip(task.tokens, zip(*singles, strict=True), strict=True):
+        wanted = sum(w * stage for w, stage in zip(weights, stages, strict=True)) / sum(weights)
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+        assert not np.allclose(found, np.mean(stages, axis=0), atol=1e-3)
+    assert task.header.classes[0].crops == len(crops)
     assert task.header.classes[0].coverage > 0.9
 
 
@@ -278,3 +298,25 @@ def test_nothing_to_encode_is_a_usage_error(model: Model, make_reference: MakeRe
         encode_references(model, [], [A])
     with pytest.raises(UsageError):
         encode_references(model, [make_reference("x", two_balls())], [])
+
+
+def test_a_spacing_larger_than_all_classes_is_refused_with_both_numbers(
+    model: Model, make_reference: MakeReference
+) -> None:
+    reference = make_reference("x", two_balls())
+    for spacing in (1000.0, 1e7):
+        with pytest.raises(UsageError, match="larger than all classes") as caught:
+            encode_references(model, [reference], [A, B], spacing_mm=spacing)
+        assert caught.value.found == f"{spacing:.4g} mm"
+        assert "at most 40.5 mm" in str(caught.value.expected)
+
+
+def test_an_image_that_is_not_finite_is_refused_by_name(
+    model: Model, make_reference: MakeReference
+) -> None:
+    reference = make_reference("x", two_balls())
+    image = read_image(reference.image)
+    write_image(reference.image, np.full(SHAPE, np.nan, np.float32), image.native)
+    with pytest.raises(DataRefused, match="NaN") as caught:
+        encode_references(model, [reference], [A, B])
+    assert caught.value.file == reference.image

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import torch
 
+from iris_cli.errors import EnvironmentProblem
+from iris_cli.training import batches
 from iris_cli.training.batches import collate
 from iris_cli.training.catalogue import read_catalogue
 from iris_cli.training.episodes import EpisodeSampler
@@ -32,3 +36,31 @@ def test_padding_is_invalid_and_shares_add_up_to_one(tmp_path: Path) -> None:
         assert float(share.sum()) == float(share[rows, :own].sum())
         assert not share[rows][~batch.reference_valid[rows]].any()
         row = rows.stop
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("DataLoader worker (pid(s) 12) exited unexpectedly", EnvironmentProblem),
+        ("DataLoader worker (pid 12) is killed by signal: Killed. ", EnvironmentProblem),
+        ("Caught RuntimeError in DataLoader worker process 0.\nshapes differ", RuntimeError),
+    ],
+)
+def test_only_a_worker_that_died_is_a_problem_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, kind: type[Exception]
+) -> None:
+    class Loader:
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def __class_getitem__(cls, _: object) -> type:
+            return cls
+
+        def __iter__(self) -> Iterator[None]:
+            raise RuntimeError(text)
+
+    monkeypatch.setattr(batches, "DataLoader", Loader)
+    sampler = EpisodeSampler(read_catalogue([balls(tmp_path)]), training(), 16)
+    with pytest.raises(kind) as caught:
+        next(batches.iterate_episodes(sampler, 0, 1, workers=1))
+    assert isinstance(caught.value, EnvironmentProblem) == (kind is EnvironmentProblem)

@@ -82,3 +82,28 @@ def test_two_sets_of_one_name_are_refused(tmp_path: Path) -> None:
     item = balls(tmp_path)
     with pytest.raises(DataRefused, match="one name"):
         read_catalogue([item, item])
+
+
+def test_no_cases_are_not_all_cases(tmp_path: Path) -> None:
+    with pytest.raises(DataRefused, match="no case to train on"):
+        read_catalogue([balls(tmp_path).model_copy(update={"cases": ()})])
+    with pytest.raises(DataRefused, match="no set to train on"):
+        read_catalogue([])
+
+
+def test_the_fingerprint_knows_the_whole_record_of_a_view(tmp_path: Path) -> None:
+    def fingerprint(name: str, **record: object) -> str:
+        write_view(tmp_path / name / "s", "a", **record)  # type: ignore[arg-type]
+        return read_catalogue([SetForTraining(name="s", store=tmp_path / name / "s")]).fingerprint()
+
+    plain = fingerprint("plain")
+    assert fingerprint("same") == plain
+    assert fingerprint("ignored", ignore_value=3) != plain
+    assert fingerprint("hidden", not_annotated=("absent",)) != plain
+
+
+def test_the_fingerprint_knows_the_sampler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalogue = read_catalogue([balls(tmp_path, cases=1)])
+    before = catalogue.fingerprint()
+    monkeypatch.setattr("iris_cli.training.catalogue.SAMPLER_VERSION", 2)
+    assert catalogue.fingerprint() != before

@@ -141,3 +141,31 @@ def test_the_best_stands_beside_the_generations(tmp_path: Path) -> None:
     write_best(tmp_path, state(9))
     assert read_checkpoint(tmp_path / BEST)["step"] == 9
     assert read_newest(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), PermissionError("no"), RuntimeError("can't allocate memory: 9 bytes")],
+)
+def test_what_is_not_the_files_fault_leaves_the_file_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    write_checkpoint(tmp_path, state(1))
+
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", fails)
+    with pytest.raises((MemoryError, PermissionError)):
+        read_newest(tmp_path)
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == [LATEST]
+    assert read_checkpoint(tmp_path / LATEST)["step"] == 1
+
+
+def test_a_whole_file_that_is_no_checkpoint_is_not_put_aside(tmp_path: Path) -> None:
+    torch.save([1, 2], tmp_path / LATEST)
+    seal(tmp_path / LATEST)
+    with pytest.raises(DataRefused, match="not a checkpoint"):
+        read_newest(tmp_path)
+    assert (tmp_path / LATEST).exists()

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from iris_cli.errors import DataRefused, Diverged, Stopped
+from iris_cli.errors import DataRefused, Diverged, EnvironmentProblem, Stopped
 from iris_cli.execution.signals import StopRequest
 from iris_cli.network.config import NetworkConfig
 from iris_cli.training import run as run_module
 from iris_cli.training.checkpoint import BEST, LATEST, PREVIOUS, read_checkpoint
+from iris_cli.training.claim import CLAIMS
 from iris_cli.training.loss import Loss
 from iris_cli.training.run import TrainingOutcome, train
 from iris_cli.training.settings import OptimiserSettings, SetForTraining
@@ -263,8 +264,13 @@ def test_too_many_in_a_row_end_the_run_with_the_last_good_checkpoint(
         go(tmp_path, sets, settings=settings)
     assert error.value.exit_code == 6
     state = read_checkpoint(tmp_path / LATEST)
-    assert state["step"] == 2
-    assert state["skipped"] == 0
+    assert (state["step"], state["skipped"]) == (4, 2)
+    monkeypatch.undo()
+    # Skipped steps touch no weight: these are the weights of step 2.
+    with pytest.raises(Stopped):
+        go(tmp_path / "two", sets, settings=settings, stop=StopAfter(2))
+    good = read_checkpoint(tmp_path / "two" / LATEST)["model"]
+    assert all(torch.equal(good[name], state["model"][name]) for name in good)
 
 
 def test_validation_sees_averaged_weights_and_chooses_the_best(
@@ -347,3 +353,87 @@ def test_a_network_learns_a_task_it_sees_all_the_time(
     dice = [line["dice"] for line in lines(tmp_path)]
     assert dice[-1] > 0.6
     assert dice[-1] > dice[0] + 0.3
+
+
+def test_a_run_whose_last_step_was_skipped_has_a_checkpoint(
+    tmp_path: Path, sets: list[SetForTraining], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaks({5}, monkeypatch)
+    assert go(tmp_path, sets).skipped == 1
+    assert read_checkpoint(tmp_path / LATEST)["step"] == 6
+
+
+def test_a_stop_after_a_skipped_step_saves_it(
+    tmp_path: Path, sets: list[SetForTraining], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaks({0}, monkeypatch)
+    with pytest.raises(Stopped, match="everything is saved"):
+        go(tmp_path, sets, stop=StopAfter(1))
+    state = read_checkpoint(tmp_path / LATEST)
+    assert (state["step"], state["skipped_in_a_row"]) == (1, 1)
+
+
+def test_weights_that_are_not_finite_never_replace_a_checkpoint(
+    tmp_path: Path, sets: list[SetForTraining], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = run_module._Run.take_step
+
+    def poisoned(self, parts, tally):
+        take(self, parts, tally)
+        if self.step == 3:
+            with torch.no_grad():
+                next(self.network.parameters()).fill_(float("nan"))
+
+    monkeypatch.setattr(run_module._Run, "take_step", poisoned)
+    with pytest.raises(Diverged):
+        go(tmp_path, sets, settings=training(checkpoint_every_s=1e-9))
+    assert read_checkpoint(tmp_path / LATEST)["step"] == 2
+    with pytest.raises(Stopped, match="last good checkpoint stays"):
+        go(tmp_path, sets, stop=StopAfter(1))
+    assert read_checkpoint(tmp_path / LATEST)["step"] == 2
+
+
+def test_an_error_of_validation_loses_no_step(tmp_path: Path, sets: list[SetForTraining]) -> None:
+    def fails(_: torch.nn.Module, step: int) -> Mapping[str, float]:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        go(tmp_path, sets, settings=training(validate_every_steps=2), validate=fails)
+    assert read_checkpoint(tmp_path / LATEST)["step"] == 2
+
+
+@pytest.mark.parametrize(("score", "compare"), [({}, True), ({"score": 0.5}, False)])
+def test_without_a_score_that_compares_there_is_no_best(
+    tmp_path: Path, sets: list[SetForTraining], score: dict[str, float], compare: bool
+) -> None:
+    figures = {**score, "failed/s/k1": "a file is gone"}
+    outcome = go(
+        tmp_path,
+        sets,
+        settings=training(steps=1),
+        validate=lambda network, step: figures,
+        scores_compare=compare,
+    )
+    assert outcome.best_score is None
+    assert not (tmp_path / BEST).exists()
+    assert lines(tmp_path)[-1]["validation"]["failed/s/k1"] == "a file is gone"
+
+
+def test_the_best_score_is_in_the_checkpoint_of_its_step(
+    tmp_path: Path, sets: list[SetForTraining]
+) -> None:
+    go(tmp_path, sets, settings=training(steps=1), validate=lambda network, step: {"score": 0.5})
+    assert read_checkpoint(tmp_path / LATEST)["best_score"] == 0.5
+
+
+def test_two_processes_do_not_train_into_one_folder(
+    tmp_path: Path, sets: list[SetForTraining]
+) -> None:
+    def second(_: torch.nn.Module, step: int) -> Mapping[str, float]:
+        with pytest.raises(EnvironmentProblem, match="another process") as refused:
+            go(tmp_path, sets)
+        assert str(os.getpid()) in str(refused.value.found)
+        return {"score": 0.0}
+
+    go(tmp_path, sets, settings=training(steps=1), validate=second)
+    assert not (tmp_path / CLAIMS).exists()

@@ -89,8 +89,19 @@ def test_some_cases_can_be_chosen(predictions: Path, truth: Path, tmp_path: Path
 
 
 def test_empty_truth_is_refused(predictions: Path, tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
     with pytest.raises(DataRefused, match="no class"):
         evaluate(predictions, tmp_path / "nothing")
+
+
+def test_a_folder_or_case_that_is_not_there_is_wrong_use(
+    predictions: Path, truth: Path, tmp_path: Path
+) -> None:
+    for folders in ((tmp_path / "none", truth), (predictions, tmp_path / "none")):
+        with pytest.raises(UsageError, match="no such folder"):
+            evaluate(*folders)
+    with pytest.raises(UsageError, match="case 'z' has no label map"):
+        evaluate(predictions, truth, cases=["a", "z"])
 
 
 def test_values_that_no_class_declares_are_named(predictions: Path, truth: Path) -> None:
@@ -148,3 +159,62 @@ def test_a_folder_as_summary_is_refused_before_anything_is_scored(
 ) -> None:
     with pytest.raises(UsageError, match="this is a folder"):
         evaluate(predictions, truth, output=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"classes": ["liver"]}, {"names": ["liver=1", "spleen=2"]}],
+    ids=["found", "picked", "named"],
+)
+def test_predictions_of_other_classes_are_not_scored_as_those_of_the_truth(
+    predictions: Path, truth: Path, options: dict[str, list[str]]
+) -> None:
+    (truth / "labels.json").write_text(json.dumps({"liver": 1, "spleen": 2}))
+    write_legend(predictions, {1: "aorta", 2: "stomach"})
+    with pytest.raises(DataRefused, match="another class") as caught:
+        evaluate(predictions, truth, **options)
+    assert caught.value.found == "aorta = 1"
+    assert caught.value.expected == "liver = 1"
+    assert not (predictions / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("named", "predicted"),
+    [
+        ({"liver": 1, "spleen": 2}, {1: "1", 2: "2"}),
+        ({"1": 1, "2": 2}, {1: "liver", 2: "spleen"}),
+        ({"Left kidney": 1, "spleen": 2}, {1: "left_kidney", 2: "spleen"}),
+    ],
+)
+def test_names_that_are_numbers_or_spelt_otherwise_contradict_nothing(
+    predictions: Path, truth: Path, named: dict[str, int], predicted: dict[int, str]
+) -> None:
+    (truth / "labels.json").write_text(json.dumps(named))
+    write_legend(predictions, predicted)
+    assert evaluate(predictions, truth, classes=list(named)).exit_code == 0
+
+
+def test_parts_with_names_of_their_own_may_be_scored_as_a_region_with_a_note(
+    predictions: Path, truth: Path
+) -> None:
+    write_legend(predictions, {1: "core", 2: "edema"})
+    report = evaluate(predictions, truth, names=["whole=1,2"])
+    assert report.notes == ("whole is scored over values that the predictions call core, edema",)
+    parts = ["core=1", "edema=2", "whole=1,2"]
+    assert evaluate(predictions, truth, names=parts).notes == ()
+
+
+def test_notes_on_classes_and_on_cases_both_reach_the_json(predictions: Path, truth: Path) -> None:
+    found = evaluate(predictions, truth, names=["left=1"]).to_json()
+    assert "truth 2; predictions 2" in found["class_notes"][0]
+    assert found["notes"] == {}
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.CSV"])
+def test_a_summary_never_has_the_name_of_its_table(
+    predictions: Path, truth: Path, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(UsageError, match="beside it") as caught:
+        evaluate(predictions, truth, output=tmp_path / name)
+    assert caught.value.fix == "call it x.json"
+    assert not (tmp_path / name).exists()

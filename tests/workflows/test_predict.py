@@ -13,7 +13,7 @@ from iris_cli.errors import DataRefused, EnvironmentProblem, UsageError
 from iris_cli.execution.receipts import read_receipt
 from iris_cli.task.task_file import Task, read_task, write_task
 from iris_cli.volume.reading import read_labels
-from iris_cli.volume.writing import write_image
+from iris_cli.volume.writing import write_image, write_labels
 from iris_cli.workflows.encode_task import ReferenceSource, encode_task
 from iris_cli.workflows.predict import PredictSettings, dry_run, predict
 from tests.workflows.conftest import GRID, scene
@@ -110,7 +110,7 @@ def test_where_every_case_is_refused_the_exit_code_is_four(
         path.write_bytes(path.read_bytes()[:-20])
     report = predict(queries, tmp_path / "out", task=task, settings=settings)
     assert report.exit_code == 4
-    assert not (tmp_path / "out" / "labels.json").exists()
+    assert list((tmp_path / "out").glob("*.nii.gz")) == []
 
 
 def test_references_in_place_of_a_task_give_the_same_labels(
@@ -163,8 +163,21 @@ def test_an_output_never_replaces_its_query(
 ) -> None:
     before = (queries / "a.nii.gz").read_bytes()
     with pytest.raises(UsageError, match="replace the volume itself"):
-        predict(queries, queries, task=task, settings=settings)
+        predict(queries / "a.nii.gz", queries, task=task, settings=settings)
     assert (queries / "a.nii.gz").read_bytes() == before
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_an_output_among_the_queries_is_refused_before_anything_is_written(
+    references: Path, settings: PredictSettings, tmp_path: Path, single: bool
+) -> None:
+    folder = tmp_path / "in"
+    ending = "nii.gz" if single else "mha"
+    image = write_image(folder / f"a.{ending}", scene(3)[0], GRID)
+    inputs = image if single else folder
+    with pytest.raises(UsageError, match=r"replace the volume|the input folder"):
+        predict(inputs, folder, references=ReferenceSource(references), settings=settings)
+    assert list(folder.iterdir()) == [image]
 
 
 def test_a_task_of_another_model_is_refused_before_anything_runs(
@@ -237,3 +250,104 @@ def test_files_left_out_as_other_channels_are_in_the_report(
     report = predict(folder, tmp_path / "out", task=task, settings=settings)
     assert report.notes == estimate.notes
     assert report.to_json()["notes"] == list(report.notes)
+
+
+def rename(task: Path, target: Path, **values: int) -> Path:
+    """A copy of a task whose classes have other names and values."""
+    read = read_task(task)
+    classes = tuple(
+        entry.model_copy(update={"name": name, "value": value})
+        for entry, (name, value) in zip(read.header.classes, values.items(), strict=True)
+    )
+    header = read.header.model_copy(update={"classes": classes})
+    return write_task(target, Task(header, read.tokens))
+
+
+@pytest.mark.parametrize("values", [{"aorta": 1, "right": 2}, {"left": 3, "right": 2}])
+def test_an_output_folder_with_other_names_for_the_values_is_refused(
+    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path, values: dict[str, int]
+) -> None:
+    out = tmp_path / "out"
+    predict(queries / "a.nii.gz", out, task=task, settings=settings)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    other = rename(task, tmp_path / "other.task.pt", **values)
+    with pytest.raises(DataRefused, match="label maps of another task") as caught:
+        predict(queries, out, task=other, settings=settings)
+    assert caught.value.found == "left = 1"
+    assert "as in this task" in str(caught.value.expected)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_on_a_part_keeps_the_names_of_the_rest(
+    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    predict(queries, out, task=task, settings=settings)
+    chosen = dataclasses.replace(settings, classes=("right",))
+    predict(queries / "a.nii.gz", out, task=task, settings=chosen)
+    both = {"background": 0, "left": 1, "right": 2}
+    assert json.loads((out / "labels.json").read_text()) == both
+    predict(queries, out, task=task, settings=chosen)
+    assert json.loads((out / "labels.json").read_text()) == {"background": 0, "right": 2}
+
+
+def test_the_legend_stands_there_before_the_cases(
+    queries: Path,
+    task: Path,
+    settings: PredictSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from iris_cli.workflows import predict as workflow
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise Interrupted
+
+    monkeypatch.setattr(workflow, "run_cases", interrupted)
+    with pytest.raises(Interrupted):
+        predict(queries, tmp_path / "out", task=task, settings=settings)
+    assert (tmp_path / "out" / "labels.json").exists()
+
+
+def test_references_are_encoded_again_only_where_something_of_them_changed(
+    queries: Path,
+    references: Path,
+    settings: PredictSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from iris_cli.task import encoding
+
+    encoded = []
+    original = encoding._Encoder.encode
+
+    def counted(self: object, item: object) -> object:
+        encoded.append(item)
+        return original(self, item)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(encoding._Encoder, "encode", counted)
+
+    def run(names: tuple[str, ...] = ()) -> tuple[str, int]:
+        encoded.clear()
+        source = ReferenceSource(references, names=names)
+        report = predict(queries / "a.nii.gz", out, references=source, settings=settings)
+        return report.run.outcomes[0].status, len(encoded)
+
+    out = tmp_path / "out"
+    assert run() == ("done", 2)
+    task = out / ".iris" / "references.task.pt"
+    first = task.read_bytes()
+    assert run() == ("kept", 0)
+    assert task.read_bytes() == first
+    # A region has the same entry in the header as its first value alone.
+    assert run(("left=1,2", "right=2")) == ("done", 2)
+    assert run() == ("done", 2)
+    image, labels = scene(7)
+    write_image(references / "images" / "one.nii.gz", image, GRID)
+    write_labels(references / "labels" / "one.nii.gz", labels, GRID)
+    assert run() == ("done", 2)
+    task.write_bytes(task.read_bytes()[:-9])
+    assert run() == ("kept", 2)

@@ -1,0 +1,203 @@
+"""Training as a user runs it: a begun run keeps its plan, and exports what its scores say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iris_cli.dataset.phantoms import write_phantom_dataset
+from iris_cli.dataset.raw import Case
+from iris_cli.errors import DataRefused, Stopped, UsageError
+from iris_cli.model.model import load_model
+from iris_cli.planning.overrides import apply_overrides
+from iris_cli.planning.plan import Plan, read_plan
+from iris_cli.planning.training_sets import sets_for_training
+from iris_cli.training.checkpoint import BEST, LATEST, read_checkpoint
+from iris_cli.workflows import train as workflow
+from iris_cli.workflows import validation as validation_module
+from iris_cli.workflows.plan import plan as make_plan
+from iris_cli.workflows.preprocess import preprocess
+from iris_cli.workflows.train import TrainReport, export_model, train
+from iris_cli.workflows.validation import InContextValidation
+
+NONE = InContextValidation(cases_per_set=0)
+STEPS = ("training.steps=2", "training.validate_every_steps=1")
+
+
+class StopAfter:
+    """Asks to stop at the n-th look."""
+
+    def __init__(self, looks: int) -> None:
+        self.left = looks
+        self.reason = "a test"
+
+    @property
+    def requested(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ws")
+    roles = {"torso_004": "validate"}
+    write_phantom_dataset(folder / "raw" / "p", (1, 2, 3, 4), size=0.6, voxel_mm=9.0, roles=roles)
+    report = make_plan(workspace=folder, preset_name="tiny")
+    assert preprocess(report.path, workspace=folder).exit_code == 0
+    return folder
+
+
+@pytest.fixture
+def plan(workspace: Path) -> Plan:
+    return read_plan(workspace / "plans" / "default.json")
+
+
+@pytest.fixture
+def scores(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
+    """Validation gives these scores by step instead of working."""
+    given: dict[int, float] = {}
+
+    def bind(self: InContextValidation, *_: object) -> Any:
+        return (lambda _, step: {"score": given[step]}) if self.cases_per_set else None
+
+    monkeypatch.setattr(InContextValidation, "bind", bind)
+    return given
+
+
+def go(folder: Path, workspace: Path, **options: Any) -> TrainReport:
+    options.setdefault("overrides", STEPS)
+    return train(folder, workspace=workspace, workers=0, **options)
+
+
+def begun(folder: Path, workspace: Path, looks: int = 0, **options: Any) -> Path:
+    with pytest.raises(Stopped):
+        go(folder, workspace, stop=StopAfter(looks), **options)
+    return folder
+
+
+def test_a_set_without_training_cases_is_held_out(workspace: Path, plan: Plan) -> None:
+    assert [item.name for item in sets_for_training(plan, workspace)] == ["p"]
+    held_out = apply_overrides(plan, ["sets.p.train=[]"])
+    assert sets_for_training(held_out, workspace) == ()
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["s0=7", 'sets.p.validate=["torso_001"]', 'sets.p.raw="elsewhere"', "sets.p.spacing_mm=3"],
+)
+def test_what_changes_the_result_of_a_begun_run_is_refused(
+    tmp_path: Path, workspace: Path, change: str
+) -> None:
+    source = workspace / "plans" / "default.json"
+    workflow._plan_of_run(tmp_path, source, ["sets.p.train=[]"])
+    with pytest.raises(DataRefused, match="has begun"):
+        workflow._plan_of_run(tmp_path, source, [change])
+
+
+def test_what_cannot_change_the_result_may_be_set(tmp_path: Path, workspace: Path) -> None:
+    source = workspace / "plans" / "default.json"
+    first = workflow._plan_of_run(tmp_path, source, ["training.steps=3"])
+    again = workflow._plan_of_run(tmp_path, source, ["training.log_every=7", "training.steps=3"])
+    assert (first.training.steps, again.training.steps, again.training.log_every) == (3, 3, 7)
+    assert read_plan(tmp_path / "plan.json") == first
+
+
+def test_the_best_is_exported_and_named(
+    tmp_path: Path, workspace: Path, scores: dict[int, float]
+) -> None:
+    scores.update({1: 0.9, 2: 0.1})
+    report = go(tmp_path / "run", workspace)
+    assert report.to_json()["exported_step"] == 1
+    assert "step 1 of 2" in load_model(report.model).card.notes
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["validation"] == {"cases_per_set": 2, "references": [1, 3], "seed": 0}
+
+
+@pytest.mark.parametrize("later", [NONE, InContextValidation(cases_per_set=1)])
+def test_scores_that_do_not_compare_choose_nothing(
+    tmp_path: Path, workspace: Path, scores: dict[int, float], later: InContextValidation
+) -> None:
+    scores.update({1: 0.5, 2: 0.9})
+    folder = begun(tmp_path / "run", workspace, looks=1)
+    assert read_checkpoint(folder / BEST)["step"] == 1
+    report = go(folder, workspace, validation=later)
+    assert read_checkpoint(folder / BEST)["step"] == 1
+    assert report.exported_step == 2
+
+
+def test_a_run_goes_on_with_the_validation_it_was_begun_with(
+    tmp_path: Path, workspace: Path, scores: dict[int, float]
+) -> None:
+    scores.update({1: 0.5, 2: 0.4})
+    small = InContextValidation(cases_per_set=1)
+    folder = begun(tmp_path / "run", workspace, looks=1, validation=small)
+    assert go(folder, workspace).exported_step == 1
+
+
+def test_a_run_of_an_earlier_version_exports_its_best(
+    tmp_path: Path, workspace: Path, scores: dict[int, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores.update({1: 0.9, 2: 0.1})
+    folder = go(tmp_path / "run", workspace).folder
+    state = read_checkpoint(folder / LATEST)
+    del state["chooses_best"]
+    monkeypatch.setattr(workflow, "read_newest", lambda _: (state, folder / LATEST))
+    assert "step 1 of 2" in load_model(export_model(folder)).card.notes
+
+
+def test_a_run_without_checkpoint_has_no_model(tmp_path: Path, workspace: Path) -> None:
+    workflow._plan_of_run(tmp_path, workspace / "plans" / "default.json", [])
+    with pytest.raises(UsageError, match="no checkpoint"):
+        export_model(tmp_path)
+
+
+def jobs(settings: InContextValidation, plan: Plan, workspace: Path) -> list[Any]:
+    return validation_module._jobs(settings, "p", plan.sets["p"], plan.raw_folder(workspace, "p"))
+
+
+def test_references_are_training_cases_and_queries_validation_cases(
+    workspace: Path, plan: Plan
+) -> None:
+    found = jobs(InContextValidation(references=(1, 3, 4)), plan, workspace)
+    assert [job.count for job in found] == [1, 3]  # there are no four references
+    for job in found:
+        assert len(job.references) == job.count
+        assert {case.name for case in job.references} <= set(plan.sets["p"].train)
+        assert {case.name for case in job.queries} <= set(plan.sets["p"].validate_)
+    assert jobs(NONE, plan, workspace) == []
+
+
+def test_a_task_keeps_to_one_modality(workspace: Path) -> None:
+    def case(name: str, modality: Any) -> Case:
+        return replace(Case(name, (), None, name, "train", (None,)), modality=(modality,))
+
+    pool = [case("a", "ct"), case("b", "other"), case("c", "other")]
+    queries = [case("d", "ct"), case("e", "other"), case("f", "ct"), case("g", None)]
+    chosen = validation_module._of_one_modality(pool, queries)
+    assert [[c.name for c in cases] for cases in chosen] == [["a"], ["d", "f"]]
+    assert validation_module._of_one_modality(pool, [case("g", None)]) == ([], [])
+
+
+def test_a_task_that_fails_is_noted_and_the_others_go_on(
+    tmp_path: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = validation_module._Job.dice
+
+    def dice(self: Any, *args: Any) -> Any:
+        if self.count == 1:
+            raise DataRefused("a file is gone")
+        return plain(self, *args)
+
+    monkeypatch.setattr(validation_module._Job, "dice", dice)
+    settings = InContextValidation(references=(1, 2))
+    report = go(tmp_path / "run", workspace, overrides=["training.steps=1"], validation=settings)
+    text = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1]
+    figures = json.loads(text)["validation"]
+    assert figures["failed/p/k1"] == "a file is gone"
+    assert 0 <= figures["seen/p/k2"] <= 1
+    assert "score" not in figures
+    assert report.exported_step == 1
