@@ -225,7 +225,11 @@ def _publish_weights(path: Path, tensors: dict[str, Tensor], card: ModelCard) ->
     def verify(temporary: Path) -> None:
         _read_tensors(temporary, card)
 
-    publish(path, lambda temporary: save_file(tensors, temporary, metadata), verify=verify)
+    def write(temporary: Path) -> None:
+        save_file(tensors, temporary, metadata)
+        temporary.chmod(0o644)  # the library makes files that nobody else may read
+
+    publish(path, write, verify=verify)
 
 
 @contextmanager
