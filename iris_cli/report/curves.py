@@ -29,7 +29,7 @@ def draw_progress(metrics: Path, picture: Path) -> Path:
     figure = Figure(figsize=(13, 7), layout="constrained")
     axes = figure.subplots(2, 2)
     _draw(axes[0, 0], curves, ("loss",), "training loss")
-    _draw(axes[0, 1], curves, ("dice",), "Dice of training episodes (soft, on the query patch)")
+    _draw(axes[0, 1], curves, ("dice",), "Dice of training episodes, on the query patch")
     _draw(axes[1, 0], curves, ("validation",), "in-context validation, Dice on native grids")
     _draw(axes[1, 1], curves, ("lr",), "learning rate")
     return publish(picture, lambda temporary: figure.savefig(temporary, dpi=90, format="png"))
