@@ -66,6 +66,7 @@ def test_making_an_episode_leaves_the_global_generators_alone(tmp_path: Path) ->
     assert torch.equal(before[2], torch.get_rng_state())
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
 @pytest.mark.parametrize("workers", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_workers_make_the_same_episodes_in_the_same_order(tmp_path: Path, workers: int) -> None:
     made = sampler([balls(tmp_path, cases=2)])
