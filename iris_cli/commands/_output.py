@@ -57,13 +57,15 @@ class Output:
             _stdout().print(text, markup=False, highlight=False, soft_wrap=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """A table of the result for people; the first column is text, the others numbers."""
+        """A table of the result for people; columns of numbers are set to the right."""
         if self.as_json:
             return
         table = Table(title=title, title_justify="left")
+        lines = [tuple(row) for row in rows]
         for index, column in enumerate(columns):
-            table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
-        for row in rows:
+            numbers = all(_is_number(line[index]) for line in lines)
+            table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+        for row in lines:
             table.add_row(*(_cell(value) for value in row))
         _stdout().print(table, markup=False)
 
@@ -71,6 +73,10 @@ class Output:
 def show_error(error: IrisError) -> None:
     """The four parts of an error, on standard error."""
     _stderr().print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def _cell(value: object) -> str:

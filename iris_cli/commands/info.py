@@ -54,5 +54,8 @@ def info(
         output.table(title, tuple(lines[0]), [[_text(v) for v in line.values()] for line in lines])
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def _text(value: Any) -> str | float:
+    """Numbers and words as they are, everything else as JSON."""
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return value
+    return json.dumps(value, ensure_ascii=False)
