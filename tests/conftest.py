@@ -10,6 +10,13 @@ from pathlib import Path
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
 
 import pytest
+from hypothesis import settings
+
+# What lands must not depend on luck: there the same examples are drawn each time, elsewhere new
+# ones, which are printed as a line to add to the test.
+settings.register_profile("landing", derandomize=True, print_blob=True, deadline=None)
+settings.register_profile("default", print_blob=True, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 _SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iris_cli.dataset.classes import (
+    LONGEST_NAME,
     ClassLabel,
     class_table,
     classes_from_values,
@@ -119,7 +120,9 @@ def test_picking_an_unknown_class_names_the_nearest() -> None:
 
 @given(
     st.dictionaries(
-        st.text(min_size=1).map(str.strip).filter(lambda name: name and name.isprintable()),
+        st.text(min_size=1, max_size=LONGEST_NAME)
+        .map(str.strip)
+        .filter(lambda name: name and name.isprintable()),
         st.lists(st.integers(1, 999), min_size=1, max_size=4, unique=True),
         max_size=5,
     )
