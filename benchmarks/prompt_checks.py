@@ -86,8 +86,7 @@ def ball_beside(labels: Labels, spacing_mm: Sequence[float]) -> Labels:
     centre = centres[int(np.argmax(np.minimum(margins, radius).sum(axis=1)))]
     offset = (np.indices(labels.shape).reshape(3, -1).T - centre) * edge
     inside = (np.linalg.norm(offset, axis=1) <= radius).reshape(labels.shape)
-    found: Labels = read_labels(_file(folder, name)).array
-    return found
+    return (inside & ~organ).astype(np.uint8)
 
 
 def _predict(
@@ -139,7 +138,8 @@ def _dice(
 
 
 def _labels(folder: Path, name: str) -> Labels:
-    return read_labels(_file(folder, name)).array
+    found: Labels = read_labels(_file(folder, name)).array
+    return found
 
 
 def _file(folder: Path, name: str) -> Path:
