@@ -86,7 +86,8 @@ def ball_beside(labels: Labels, spacing_mm: Sequence[float]) -> Labels:
     centre = centres[int(np.argmax(np.minimum(margins, radius).sum(axis=1)))]
     offset = (np.indices(labels.shape).reshape(3, -1).T - centre) * edge
     inside = (np.linalg.norm(offset, axis=1) <= radius).reshape(labels.shape)
-    return (inside & ~organ).astype(np.uint8)
+    ball: Labels = (inside & ~organ).astype(np.uint8)
+    return ball
 
 
 def _predict(
