@@ -19,6 +19,7 @@ from iris_cli.commands import (
     plan,
     predict,
     preprocess,
+    status,
     train,
 )
 from iris_cli.commands._output import show_error
@@ -64,6 +65,7 @@ for _command in (
     plan,
     preprocess,
     train,
+    status,
     encode_task,
     predict,
     evaluate,

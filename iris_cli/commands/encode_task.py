@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,10 @@ from iris_cli.commands._references import (
     reference_source,
 )
 from iris_cli.commands._running import progress_of
+from iris_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from iris_cli.workflows.encode_task import EncodeReport
 
 
 def register(app: typer.Typer) -> None:
@@ -50,21 +54,46 @@ def encode_task(
     ] = None,
     assume_spacing: AssumeSpacing = None,
     channel: Annotated[int, typer.Option(min=0, help="Channel of the images.")] = 0,
+    from_bank: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SET/CLASS...",
+            help="Classes that the model remembers from its training, instead of references.",
+        ),
+    ] = None,
     model: Model = None,
     device: Device = "auto",
     as_json: Json = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Encode a task from reference images with label maps.
+    """Encode a task from reference images with label maps, or from a model's memory bank.
+
+    With --from-bank Set/liver Set/spleen -m runs/my-run/model no references are needed.
 
     Example: iris encode-task refs/ liver=1 spleen=2 -o abdomen.task.pt
     """
     from iris_cli.dataset.classes import parse_modality
     from iris_cli.workflows.devices import choose_device
+    from iris_cli.workflows.encode_task import encode_from_bank
     from iris_cli.workflows.encode_task import encode_task as encode
 
     out = Output.choose(as_json, verbose, quiet)
+    if from_bank:
+        given = {"--image": images, "--label": labels, "--labels": labels_file, "--cases": cases}
+        working = {"--classes": classes, "--spacing": spacing, "--assume-spacing": assume_spacing}
+        both = [*given.items(), *working.items()]
+        _refuse_with_bank([name for name, value in both if value is not None])
+        words = [] if references is None else [str(references)]
+        report = encode_from_bank(
+            [*from_bank, *words, *(names or [])],
+            output,
+            model=model,
+            modality=parse_modality(modality),
+            channel=channel,
+        )
+        _show(out, report)
+        return
     folder, names = _folder_or_name(references, names or [])
     report = encode(
         reference_source(folder, images, labels, names, labels_file, cases),
@@ -78,6 +107,10 @@ def encode_task(
         device=choose_device(device),
         progress=progress_of(out),
     )
+    _show(out, report)
+
+
+def _show(out: Output, report: EncodeReport) -> None:
     out.result(report.to_json())
     rows = report.class_rows()
     out.table(str(report.path), tuple(rows[0]), [tuple(row.values()) for row in rows])
@@ -88,6 +121,15 @@ def encode_task(
     for warning in header.warnings:
         out.say(f"warning: {warning}")
     out.say(f"next: iris predict -t {report.path} -i IN -o OUT")
+
+
+def _refuse_with_bank(given: list[str]) -> None:
+    if given:
+        raise UsageError(
+            "a task from the memory bank has no references",
+            found=", ".join(given),
+            fix="leave these options out, or --from-bank",
+        )
 
 
 def _folder_or_name(folder: Path | None, names: list[str]) -> tuple[Path | None, list[str]]:

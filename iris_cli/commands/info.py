@@ -18,7 +18,9 @@ def register(app: typer.Typer) -> None:
 
 
 def info(
-    path: Annotated[Path, typer.Argument(help="Volume, task, model, plan, receipt, set or run.")],
+    path: Annotated[
+        Path, typer.Argument(help="Volume, task, model, checkpoint, plan, receipt, set or run.")
+    ],
     assume_spacing: AssumeSpacing = None,
     as_json: Json = False,
     verbose: Verbose = False,

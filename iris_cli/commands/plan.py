@@ -36,10 +36,21 @@ def plan(
     name: Annotated[str, typer.Option(help="Name of the plan.")] = "default",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write it here.")] = None,
     preset: Annotated[
-        str, typer.Option(help="Network size: tiny (tests), small (laptop), base (paper).")
-    ] = "small",
+        str | None,
+        typer.Option(
+            help="Network size: tiny (tests), small (laptop), base (paper); default the recipe's."
+        ),
+    ] = None,
+    recipe: Annotated[
+        str,
+        typer.Option(help="Episodes, augmentation, optimiser: robust (small), paper (base)."),
+    ] = "robust",
     hold_out: Annotated[
         list[str] | None, typer.Option(help="A set never to train on; may be repeated.")
+    ] = None,
+    validate_on: Annotated[
+        list[str] | None,
+        typer.Option(help="A set that only validation opens, for curves of an unseen set."),
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, as training.steps=1000.")
@@ -64,7 +75,9 @@ def plan(
             output=output,
             name=name,
             preset_name=preset,
+            recipe_name=recipe,
             held_out_sets=hold_out or (),
+            validation_sets=validate_on or (),
             overrides=overrides or (),
             seed=seed,
             workers=workers,
@@ -83,7 +96,8 @@ def plan_lines(report: PlanReport) -> list[str]:
     lines: list[str] = []
     for name in report.plan.sets:
         lines += [*_set_lines(report.plan, name, reasons.pop(name)), ""]
-    lines.append(f"plan {report.plan.name} (preset {report.plan.preset})")
+    made = report.plan
+    lines.append(f"plan {made.name} (preset {made.preset}, recipe {made.recipe})")
     lines += [line for key, why in reasons[""].items() for line in _entry(key, why)]
     findings = [finding for checked in report.integrity for finding in checked.findings]
     if findings:
@@ -137,10 +151,21 @@ def _finding_lines(finding: Finding) -> list[str]:
 
 
 def _memory_lines(report: PlanReport) -> list[str]:
-    return _wrapped(
-        f"memory: about {report.estimate.gib:.2g} GiB to train, one episode at a time "
-        f"({report.estimate.parameters / 1e6:.3g} M parameters); at most "
-        f"{report.preprocess_bytes / 2**30:.2g} GiB for each worker of iris preprocess",
+    cpu, cuda = report.estimate, report.estimate_cuda
+    lines = _wrapped(
+        f"memory of a training step ({cpu.parameters / 1e6:.3g} M parameters): {cpu.text()}; "
+        f"{cuda.text()}",
+        indent=0,
+    )
+    if report.plan.training.accumulation < report.plan.training.batch:
+        lines += _wrapped(
+            "to take less: --set training.accumulation="
+            f"{report.plan.training.batch} --set training.recompute=true",
+            indent=2,
+        )
+    return lines + _wrapped(
+        f"memory of iris preprocess: at most {report.preprocess_bytes / 2**30:.2g} GiB for each "
+        "worker",
         indent=0,
     )
 

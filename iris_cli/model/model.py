@@ -48,7 +48,7 @@ def load_model(name_or_path: str | Path | None = None, device: str | torch.devic
     raises UsageError where there is no such model, EnvironmentProblem where the default is
     missing, DataRefused where the files are not what their card says.
     """
-    path = _find(name_or_path)
+    path = find_model(name_or_path)
     if path.is_dir():
         card = parse_card(read_json(path / CARD_FILE), file=path / CARD_FILE)
         path = path / WEIGHTS_FILE
@@ -88,7 +88,8 @@ def shipped_models() -> tuple[str, ...]:
     return tuple(sorted(entry.parent.name for entry in folder.glob(f"*/{CARD_FILE}")))
 
 
-def _find(name_or_path: str | Path | None) -> Path:
+def find_model(name_or_path: str | Path | None) -> Path:
+    """Folder or file of a model; raises UsageError where there is none."""
     if name_or_path is None:
         return _default_folder()
     path = Path(name_or_path)
@@ -132,7 +133,7 @@ def _build(card: ModelCard, tensors: Mapping[str, Tensor]) -> IrisNetwork:
 
 
 def _embedded_card(path: Path) -> ModelCard:
-    with _open(path) as file:
+    with open_safetensors(path) as file:
         text = (file.metadata() or {}).get(CARD_KEY)
     try:
         value = None if text is None else json.loads(text)
@@ -152,7 +153,7 @@ def _read_tensors(path: Path, card: ModelCard) -> dict[str, Tensor]:
     """The tensors the card asks for, as stored; anything else is refused."""
     with torch.device("meta"):
         expected = {k: tuple(v.shape) for k, v in IrisNetwork(card.network).state_dict().items()}
-    with _open(path) as file:
+    with open_safetensors(path) as file:
         _refuse_other_tensors(path, file, expected)
         # Copies: the file is mapped into memory and may be replaced while the model is in use.
         tensors = {name: file.get_tensor(name).clone() for name in expected}
@@ -233,7 +234,8 @@ def _publish_weights(path: Path, tensors: dict[str, Tensor], card: ModelCard) ->
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Any]:
+def open_safetensors(path: Path) -> Iterator[Any]:
+    """An open `.safetensors` file; raises DataRefused where it is none."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             yield file

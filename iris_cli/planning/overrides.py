@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 from iris_cli.errors import DataRefused, UsageError
 from iris_cli.files.schema import Record, nearest
-from iris_cli.planning.plan import Plan
+from iris_cli.planning.plan import Plan, share_reasons
 
 RecordType = TypeVar("RecordType", bound=Record)
+BY_HAND = "set by hand (--set)"
 
 
 def apply_overrides(plan: Plan, overrides: Sequence[str]) -> Plan:
@@ -22,7 +23,10 @@ def apply_overrides(plan: Plan, overrides: Sequence[str]) -> Plan:
     """
     changed = override_record(plan, overrides)
     keys = [key for key, _ in map(split_override, overrides)]
-    reasons = {**changed.reasons, **dict.fromkeys(keys, "set by hand (--set)")}
+    reasons = {**changed.reasons, **dict.fromkeys(keys, BY_HAND)}
+    if keys:  # a weight or the temperature changes the shares of all sets
+        for key, why in share_reasons(changed.sets, changed.training.size_temperature).items():
+            reasons[key] = f"{BY_HAND}: {why}" if key in keys else why
     return changed.model_copy(update={"reasons": reasons})
 
 

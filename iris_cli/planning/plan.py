@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from iris_cli.dataset.raw import RawDataset, Role
+from iris_cli.dataset.sides import undeclared_mirror_pairs
 from iris_cli.errors import DataRefused
 from iris_cli.files.publish import publish_json
 from iris_cli.files.schema import Record, parse_record, read_json
@@ -101,6 +102,7 @@ class Plan(Record):
     format: Literal["iris-plan-1"] = "iris-plan-1"
     name: str
     preset: str
+    recipe: str = "robust"
     network: NetworkConfig
     patch: Annotated[int, Field(gt=0)]
     s0: Positive
@@ -108,6 +110,8 @@ class Plan(Record):
     store_version: Literal[1] = 1
     sets: dict[str, SetPlan]
     held_out_sets: dict[str, str] = Field(default_factory=dict)
+    validation_sets: dict[str, str] = Field(default_factory=dict)
+    """Raw folders of sets that nothing is trained on and that validation opens."""
     training: TrainingSettings
     reasons: dict[str, str]
 
@@ -117,6 +121,11 @@ class Plan(Record):
         both = sorted(set(self.sets) & set(self.held_out_sets))
         if both:
             raise ValueError(f"sets that are held out and trained on: {', '.join(both)}")
+        both = sorted(set(self.validation_sets) & (set(self.sets) | set(self.held_out_sets)))
+        if both:
+            raise ValueError(
+                f"validation sets that are also trained on or held out: {', '.join(both)}"
+            )
         return self
 
     def key(self, set_name: str) -> str:
@@ -148,6 +157,7 @@ def make_plan(
     preset_name: str,
     workspace: Path,
     held_out_sets: Mapping[str, Path] | None = None,
+    validation_sets: Mapping[str, Path] | None = None,
     seed: int = 0,
 ) -> Plan:
     """A plan for these sets; nothing is read here. seed: of the split by subject.
@@ -160,14 +170,13 @@ def make_plan(
         set_name = raw_set.raw.name
         planned[set_name], why = _plan_set(raw_set, preset, workspace=workspace, seed=seed)
         reasons |= {f"sets.{set_name}.{key}": text for key, text in why.items()}
-    for set_name, share in draw_shares(planned, preset.training.size_temperature).items():
-        reasons[f"sets.{set_name}.weight"] = (
-            f"drawn in {share:.1%} of the episodes: weight x cases^"
-            f"{preset.training.size_temperature:g}, so that large sets do not drown small ones"
-        )
+    reasons |= share_reasons(planned, preset.training.size_temperature)
     held_out = {n: _portable(folder, workspace) for n, folder in (held_out_sets or {}).items()}
     if held_out:
         reasons["held_out_sets"] = "never opened by planning, preprocessing or training"
+    unseen = {n: _portable(folder, workspace) for n, folder in (validation_sets or {}).items()}
+    if unseen:
+        reasons["validation_sets"] = "never trained on; their curves choose the best checkpoint"
     return Plan(
         name=name,
         preset=preset_name,
@@ -176,6 +185,7 @@ def make_plan(
         s0=preset.s0,
         sets=planned,
         held_out_sets=held_out,
+        validation_sets=unseen,
         training=preset.training,
         reasons=reasons,
     )
@@ -199,6 +209,15 @@ def read_plan(path: Path) -> Plan:
 def write_plan(path: Path, plan: Plan) -> Path:
     """Publish a plan as JSON."""
     return publish_json(path, plan.model_dump(mode="json", by_alias=True))
+
+
+def share_reasons(sets: Mapping[str, SetPlan], temperature: float) -> dict[str, str]:
+    """Key of the plan -> in which share of the episodes its set is drawn, and why."""
+    return {
+        f"sets.{name}.weight": f"drawn in {share:.1%} of the episodes: weight {sets[name].weight:g}"
+        f" x cases^{temperature:g}, so that large sets do not drown small ones"
+        for name, share in draw_shares(sets, temperature).items()
+    }
 
 
 def draw_shares(sets: Mapping[str, SetPlan], temperature: float) -> dict[str, float]:
@@ -251,7 +270,20 @@ def _plan_set(
     }
     if raw.held_out_classes:
         reasons["held_out_classes"] = "dataset.json; never a target of training, in no union"
+    sides = undeclared_mirror_pairs(raw.class_names, raw.mirror_pairs)
+    if sides:
+        reasons["mirror_pairs"] = _sides_note(sides)
     return planned, reasons
+
+
+def _sides_note(pairs: Sequence[tuple[str, str]]) -> str:
+    """Names can mislead, so nothing is flipped on their word alone."""
+    shown = ", ".join(f"[{left!r}, {right!r}]" for left, right in pairs[:3])
+    more = f" and {len(pairs) - 3} more" if len(pairs) > 3 else ""
+    return (
+        f"left/right classes without mirror_pairs ({shown}{more}): declare them under 'iris' in "
+        "dataset.json to allow flips"
+    )
 
 
 def _facts_for_planning(report: IntegrityReport, split: Split) -> list[CaseFacts]:

@@ -1,17 +1,32 @@
-"""Network presets by name: sizes that fit a kind of machine, each with a reason."""
+"""Presets and recipes by name, each choice with a reason.
+
+A preset is a network, its patch and a schedule that fit a kind of machine; a recipe says how
+episodes are made and learned from. Any preset goes with any recipe: the recipe's settings replace
+those of the preset.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, model_validator
 
 from iris_cli.errors import UsageError
 from iris_cli.files.schema import Record, nearest
 from iris_cli.network.config import NetworkConfig, Stem
-from iris_cli.training.settings import OptimiserSettings, TaskSettings, TrainingSettings
+from iris_cli.training.settings import (
+    GeometrySettings,
+    IntensitySettings,
+    Mixing,
+    OptimiserSettings,
+    TaskSettings,
+    TrainingSettings,
+)
+
+Choice = TypeVar("Choice")
 
 
 class Preset(Record):
@@ -85,13 +100,139 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 DEFAULT_PRESET = "small"
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How episodes are made and learned from.
+
+    preset: the network it is meant for, taken where none is named. settings: fields of
+    `TrainingSettings` by name, each with its value and the reason for it.
+    """
+
+    preset: str
+    reason: str
+    settings: Mapping[str, tuple[Any, str]]
+
+    def applied_to(self, chosen: Preset) -> Preset:
+        """The preset with the settings of this recipe."""
+        values = {name: value for name, (value, _) in self.settings.items()}
+        training = chosen.training.model_copy(update=values)
+        return chosen.model_copy(update={"training": training})
+
+    def reasons(self) -> dict[str, str]:
+        """Key of the plan -> reason."""
+        return {f"training.{name}": reason for name, (_, reason) in self.settings.items()}
+
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "robust": Recipe(
+            preset=DEFAULT_PRESET,
+            reason="tasks of all three kinds under strong augmentation, for images of any source",
+            settings=MappingProxyType(
+                {
+                    "mixing": (
+                        Mixing(),
+                        "pseudo and synthetic tasks beside annotated classes: a network that saw "
+                        "annotated classes alone knows them by heart instead of asking the mask",
+                    ),
+                    "geometry": (
+                        GeometrySettings(),
+                        "scales from half to twice the working spacing, rotation, shear, bending: "
+                        "references and queries of a user match less than those of one data set",
+                    ),
+                    "intensity": (
+                        IntensitySettings(),
+                        "noise, blur, low resolution, gamma and curves that turn contrast over: "
+                        "modalities and scanners that no training set has",
+                    ),
+                }
+            ),
+        ),
+        "paper": Recipe(
+            preset="base",
+            reason="training as the paper describes it (Show and Segment, CVPR 2025)",
+            settings=MappingProxyType(
+                {
+                    "mixing": (
+                        Mixing(real=1.0, pseudo=0.0, synthetic=0.0),
+                        "annotated classes only, query and reference of two subjects of one set",
+                    ),
+                    "task": (
+                        TaskSettings(
+                            references_max=1,
+                            one_reference_share=1.0,
+                            classes_max=13,
+                            union_probability=0.0,
+                            same_image_share=0.0,
+                            query_holds_class=0.5,
+                        ),
+                        "one reference, up to 13 classes (the code), some of them dropped at "
+                        "random; half of the query crops lie anywhere, the others on a class, "
+                        "where the paper crops at random or about the centre",
+                    ),
+                    "geometry": (
+                        GeometrySettings(
+                            scale_min=1.0,
+                            scale_max=1.0,
+                            scale_jitter=0.1,
+                            anisotropy=0.0,
+                            rotation_deg=10.0,
+                            shear=0.0,
+                            elastic_probability=0.0,
+                            strong_factor=1.0,
+                        ),
+                        "scale 0.9 to 1.1, rotation up to 10 degrees, nothing is bent",
+                    ),
+                    "intensity": (
+                        IntensitySettings(
+                            noise_probability=0.2,
+                            noise_sigma=0.02,
+                            blur_probability=0.2,
+                            blur_sigma=(0.7, 1.3),
+                            brightness_probability=0.2,
+                            brightness=(0.9, 1.1),
+                            shift_sigma=0.1,
+                            contrast_probability=0.2,
+                            contrast=(0.8, 1.2),
+                            low_resolution_probability=0.0,
+                            gamma_probability=0.2,
+                            inverted_gamma_probability=0.0,
+                            gamma=(0.8, 1.2),
+                            remap_probability=0.0,
+                        ),
+                        "ranges of the paper, each change with probability 0.2 as in the code",
+                    ),
+                    "optimiser": (
+                        OptimiserSettings(name="lamb", lr=2e-3, weight_decay=1e-5, warmup=2000),
+                        "LAMB, 2e-3 after 2000 steps of warm-up, exponential decay, weight decay "
+                        "1e-5",
+                    ),
+                    "steps": (80_000, "80 000 iterations"),
+                    "batch": (32, "32 episodes a step, over all devices"),
+                }
+            ),
+        ),
+    }
+)
+DEFAULT_RECIPE = "robust"
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of this name; raises UsageError with the nearest known name."""
+    return _named(RECIPES, name, "recipe")
+
+
 def preset(name: str) -> Preset:
     """The preset of this name; raises UsageError with the nearest known name."""
-    if name not in PRESETS:
-        guess = nearest(name, list(PRESETS))
+    return _named(PRESETS, name, "preset")
+
+
+def _named(known: Mapping[str, Choice], name: str, what: str) -> Choice:
+    if name not in known:
+        guess = nearest(name, list(known))
         raise UsageError(
-            f"there is no preset {name!r}",
-            expected=", ".join(PRESETS),
+            f"there is no {what} {name!r}",
+            expected=", ".join(known),
             fix=f"did you mean {guess!r}?" if guess else "pick one of them",
         )
-    return PRESETS[name]
+    return known[name]

@@ -38,6 +38,7 @@ from iris_cli.preparation.measure import (
     class_values,
     count_and_box,
     measure_classes,
+    measured_values,
 )
 from iris_cli.preparation.profiles import NONFINITE_LIMIT, guess_modality, replace_nonfinite
 from iris_cli.volume.grid import Grid, GridMatch
@@ -46,12 +47,16 @@ from iris_cli.volume.reading import Volume, read_image, read_labels
 
 @dataclass(frozen=True)
 class CasePayload:
-    """What `check_case` needs of one case, picklable. channels: as many as the set declares."""
+    """What `check_case` needs of one case, picklable. channels: as many as the set declares.
+
+    measured: the classes among them whose size and place planning may know.
+    """
 
     set: str
     case: Case
     channels: int
     classes: Mapping[str, tuple[int, ...]]
+    measured: Mapping[str, tuple[int, ...]]
     ignore_value: int | None
 
 
@@ -201,7 +206,7 @@ class _CaseCheck:
         classes: dict[str, ClassFacts] = {}
         extent = 0.0
         if label is not None and case.role != "test":
-            classes, extent = measure_classes(label.array, (z, y, x), self.payload.classes)
+            classes, extent = measure_classes(label.array, (z, y, x), self.payload.measured)
         return CaseFacts(
             case=case.name,
             subject=case.subject,
@@ -378,9 +383,10 @@ def _died(set_name: str, case: str, error: Mapping[str, Any] | None) -> Finding:
 
 
 def _jobs(raw: RawDataset) -> list[CaseJob]:
-    classes, channels = class_values(raw), len(raw.channels)
+    classes, measured, channels = class_values(raw), measured_values(raw), len(raw.channels)
     payloads = [
-        CasePayload(raw.name, case, channels, classes, raw.ignore_value) for case in raw.cases
+        CasePayload(raw.name, case, channels, classes, measured, raw.ignore_value)
+        for case in raw.cases
     ]
     names = [case.name for case in raw.cases]
     # A name that is there twice is a finding; as a job it needs a name of its own.
@@ -473,7 +479,7 @@ def _check_across(raw: RawDataset, facts: Sequence[CaseFacts]) -> Iterable[Findi
         )
     labelled = [fact for fact in facts if fact.labelled and fact.role != "test"]
     seen = {name for fact in labelled for name in fact.classes}
-    for name in class_values(raw) if labelled else ():
+    for name in measured_values(raw) if labelled else ():
         if name not in seen:
             yield _set_finding(
                 raw,

@@ -30,8 +30,8 @@ class ClassFacts(Record):
 class CaseFacts(Record):
     """One case on its native grid.
 
-    guesses: guessed modality per channel. classes: those with at least one voxel.
-    extent_mm: longest edge of the box around all classes, 0 where there is none.
+    guesses: guessed modality per channel. classes: those with at least one voxel, none that is held
+    out. extent_mm: longest edge of the box around these classes, 0 where there is none.
     image_hash: content hash of channel 0.
     """
 
@@ -50,6 +50,14 @@ class CaseFacts(Record):
 def class_values(raw: RawDataset) -> dict[str, tuple[int, ...]]:
     """Raw values of every class (background is none)."""
     return {label.name: label.values for label in raw.classes}
+
+
+def measured_values(raw: RawDataset) -> dict[str, tuple[int, ...]]:
+    """Raw values of the classes that planning may know of: as `class_values`, without those that
+    are held out or share a value with one that is."""
+    classes = class_values(raw)
+    hidden = {value for name in raw.held_out_classes for value in classes[name]}
+    return {name: values for name, values in classes.items() if not hidden & set(values)}
 
 
 def measure_classes(

@@ -36,7 +36,7 @@ from iris_cli.files.publish import publish
 from iris_cli.files.schema import Record, parse_record
 
 FORMAT = "iris-task"
-MAJOR, MINOR = 1, 0
+MAJOR, MINOR = 1, 1
 TASK_ENDING = ".task.pt"
 
 _COMMENT = b"iris-task sha256:"
@@ -87,7 +87,8 @@ class TaskClass(Record):
     """One class: its name, the value it gets in label maps, and what its tokens rest on.
 
     references: how many references have it; crops and voxels: over all of them, on the working
-    grid; coverage: part of its voxels that some crop shows.
+    grid; coverage: part of its voxels that some crop shows. Where the tokens come from a memory
+    bank, references and crops count the episodes that fed it, and voxels is 0.
     """
 
     name: PlainText
@@ -106,11 +107,20 @@ class TaskReference(Record):
     labels_sha256: Sha256
 
 
+class BankSource(Record):
+    """An entry of a model's memory bank, `<set>/<class>`, and how many episodes fed it."""
+
+    name: PlainText
+    episodes: int = pydantic.Field(ge=1)
+
+
 class TaskHeader(Record):
     """Everything about a task that is not a tensor.
 
     groups: indices into `classes`; the classes of one group are decoded together. stages:
-    (m + 1, C) of every token tensor. A newer minor version only adds keys, and only at this level.
+    (m + 1, C) of every token tensor. bank: where the tokens come from the memory bank of the model
+    instead of references, its entries in the order of the classes (since 1.1). A newer minor
+    version only adds keys, and only at this level.
     """
 
     format: Literal["iris-task"] = "iris-task"
@@ -125,6 +135,7 @@ class TaskHeader(Record):
     groups: tuple[tuple[int, ...], ...] = pydantic.Field(min_length=1)
     stages: tuple[tuple[int, int], ...] = pydantic.Field(min_length=1, max_length=8)
     references: tuple[TaskReference, ...] = ()
+    bank: tuple[BankSource, ...] = ()
     warnings: tuple[Text, ...] = ()
     licence: Text | None = None
     expected_quality: dict[str, float] | None = None

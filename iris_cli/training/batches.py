@@ -1,17 +1,26 @@
-"""Episodes into batches, made in this process or by spawned workers, the same either way."""
+"""Episodes into batches, made in this process or by spawned workers, the same either way.
+
+Where the training device is the CPU the workers render too, so that the training process is not
+slowed; elsewhere they hand over what they read, and the device renders the whole batch:
+
+    stream = iterate_any(sampler, indices, device=device, workers=workers)
+    batch = collate(render(list(islice(stream, size)), device)).to(device)
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from iris_cli.errors import EnvironmentProblem
-from iris_cli.execution.signals import ignore_in_worker
-from iris_cli.training.episodes import Episode, EpisodeSampler
+from iris_cli.execution.signals import blocked, ignore_in_worker
+from iris_cli.training.episodes import Episode, EpisodeSampler, RawEpisode
+
+AnyEpisode = Episode | RawEpisode
 
 # What torch says of a process that is gone; an error inside a living one is none of these.
 _DIED = re.compile(r"DataLoader worker \(pid.*(exited unexpectedly|is killed by signal)")
@@ -46,9 +55,11 @@ class Batch:
 def collate(episodes: Sequence[Episode]) -> Batch:
     """Put episodes together; padded classes are invalid everywhere."""
     k = max(len(e.names) for e in episodes)
-    owners = torch.tensor([i for i, e in enumerate(episodes) for _ in range(len(e.references))])
+    device = episodes[0].query.device
+    counts = [len(e.references) for e in episodes]
+    owners = torch.tensor([i for i, n in enumerate(counts) for _ in range(n)], device=device)
     reference_valid = torch.cat([_padded(e.reference_valid, k, 1) for e in episodes])
-    mine = owners[None] == torch.arange(len(episodes))[:, None]
+    mine = owners[None] == torch.arange(len(episodes), device=device)[:, None]
     share = (mine[:, :, None] & reference_valid[None]).float()
     share = share / share.sum(dim=1, keepdim=True).clamp(min=1)
     return Batch(
@@ -64,16 +75,25 @@ def collate(episodes: Sequence[Episode]) -> Batch:
     )
 
 
-def iterate_episodes(
-    sampler: EpisodeSampler, first: int, last: int, *, workers: int = 0
-) -> Generator[Episode, None, None]:
-    """Episodes first..last-1 in order; close it to end the workers."""
+def render(episodes: Sequence[AnyEpisode], device: torch.device) -> list[Episode]:
+    """The episodes with everything made; raw ones are rendered on the training device."""
+    return [e.render(device) if isinstance(e, RawEpisode) else e for e in episodes]
+
+
+def iterate_any(
+    sampler: EpisodeSampler, indices: Sequence[int], *, device: torch.device, workers: int = 0
+) -> Generator[AnyEpisode, None, None]:
+    """Episodes of these indices in order, rendered already where the CPU trains (`render`).
+
+    Close it to end the workers.
+    """
+    make = sampler.episode if device.type == "cpu" else sampler.raw_episode
     if workers == 0:
-        for index in range(first, last):
-            yield sampler.episode(index)
+        for index in indices:
+            yield make(index)
         return
-    loader: DataLoader[Episode] = DataLoader(
-        _Episodes(sampler, first, last),
+    loader: DataLoader[AnyEpisode] = DataLoader(
+        _Episodes(make, indices),
         batch_size=None,
         shuffle=False,
         num_workers=workers,
@@ -85,7 +105,11 @@ def iterate_episodes(
         generator=torch.Generator(),
     )
     try:
-        yield from loader
+        with blocked():
+            # A signal that reaches every process of a job must end neither the workers while they
+            # start nor Python's tracker of their shared memory, which is started with them.
+            started = iter(loader)
+        yield from started
     except RuntimeError as error:
         if not _DIED.search(str(error)):
             raise
@@ -96,15 +120,15 @@ def iterate_episodes(
         ) from error
 
 
-class _Episodes(Dataset[Episode]):
-    def __init__(self, sampler: EpisodeSampler, first: int, last: int) -> None:
-        self.sampler, self.first, self.last = sampler, first, last
+class _Episodes(Dataset[AnyEpisode]):
+    def __init__(self, make: Callable[[int], AnyEpisode], indices: Sequence[int]) -> None:
+        self.make, self.indices = make, indices
 
     def __len__(self) -> int:
-        return self.last - self.first
+        return len(self.indices)
 
-    def __getitem__(self, index: int) -> Episode:
-        return self.sampler.episode(self.first + index)
+    def __getitem__(self, index: int) -> AnyEpisode:
+        return self.make(self.indices[index])
 
 
 def _start_worker(_: int) -> None:

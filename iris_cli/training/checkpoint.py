@@ -61,10 +61,19 @@ def read_checkpoint(path: Path) -> State:
     return _load(path)
 
 
-def _load(path: Path) -> State:
+def read_step(path: Path) -> int:
+    """Finished steps of a checkpoint, checked as a whole; its tensors stay on the disk.
+
+    raises DataRefused where a byte differs from what was written.
+    """
+    check_seal(path)
+    return int(_load(path, mmap=True)["step"])
+
+
+def _load(path: Path, *, mmap: bool = False) -> State:
     """The content of a file whose seal is whole. Want of memory says nothing about the file."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (MemoryError, OSError):
         raise
     except Exception as error:  # torch raises a dozen kinds
@@ -80,9 +89,18 @@ def _load(path: Path) -> State:
 def read_newest(folder: Path) -> tuple[State, Path] | None:
     """The newest whole generation, or None where the folder has no checkpoint.
 
+    One that is whole and cannot be loaded is an error and stays where it is. Raises DataRefused
+    where checkpoints are there and none is whole.
+    """
+    path = find_newest(folder)
+    return None if path is None else (_load(path), path)
+
+
+def find_newest(folder: Path) -> Path | None:
+    """Where the newest whole generation lies, or None where the folder has no checkpoint.
+
     A damaged latest is put aside as `checkpoint_damaged.pt`, so that it never replaces the whole
-    previous one; a whole one that cannot be loaded is an error and stays where it is. Raises
-    DataRefused where checkpoints are there and none is whole.
+    previous one. Raises DataRefused where checkpoints are there and none is whole.
     """
     refusals = []
     for name in (LATEST, PREVIOUS):
@@ -96,7 +114,7 @@ def read_newest(folder: Path) -> tuple[State, Path] | None:
             if name == LATEST:
                 os.replace(path, folder / DAMAGED)
         else:
-            return _load(path), path
+            return path
     if refusals:
         raise DataRefused(
             "no checkpoint of this run is whole",

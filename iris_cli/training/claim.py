@@ -51,6 +51,11 @@ def claimed(
             held.release(_NAME)
 
 
+def read_claim(folder: Path) -> tuple[Holder | None, float | None]:
+    """Who trains into a run folder and the time of its last heartbeat; (None, None): nobody."""
+    return _look(Claims(folder / CLAIMS).path(_NAME))
+
+
 def _look(path: Path) -> tuple[Holder | None, float | None]:
     try:
         return Holder.parse(

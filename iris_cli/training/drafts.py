@@ -1,4 +1,4 @@
-"""What every kind of episode hands over before intensities are changed and classes checked."""
+"""What every kind of episode hands over: where to look, at what, and for which classes."""
 
 from __future__ import annotations
 
@@ -8,30 +8,29 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from iris_cli.training.catalogue import TrainingSet
+from iris_cli.training.looks import Look
 
 Kind = Literal["real", "pseudo", "synthetic"]
 
 
 @dataclass(frozen=True)
 class Draft:
-    """Images and masks of an episode, query first, then references.
+    """What an episode asks and shows, query first, then references.
 
-    images: each (P, P, P) float32. masks: each (K, P, P, P) bool, classes in the order of `names`.
+    keys: per class its entry in the memory bank, `<set>/<class>`, or None (training.bank).
+    looks: one per image, classes in the order of `names`.
     annotated: (1 + R, K) bool, whether the class was annotated in that image.
-    counted: (P, P, P) bool, voxels of the query that carry loss.
     strong: whether the images are views of one image, to be changed strongly.
     """
 
     kind: Kind
     source: str
     names: tuple[str, ...]
-    images: list[npt.NDArray[np.float32]]
-    masks: list[torch.Tensor]
+    keys: tuple[str | None, ...]
+    looks: tuple[Look, ...]
     annotated: npt.NDArray[np.bool_]
-    counted: torch.Tensor
     strong: bool
 
 

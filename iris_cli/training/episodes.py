@@ -1,20 +1,27 @@
 """Episode g of a run: a pure function of (seed, g), whoever asks for it (CONTRACT.md).
 
 g = step * batch + slot. Ranks, workers, resuming and the machine do not enter.
+
+An episode is made in two parts. `EpisodeSampler.raw_episode` draws everything that is random and
+reads the store; `RawEpisode.render` warps and changes what was read, on any device, without drawing
+anything and without waiting for the device. `EpisodeSampler.episode` does both on the CPU.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from iris_cli.errors import DataRefused
+from iris_cli.training.augmentation import Curve, draw_curve, draw_zoom, render_look
 from iris_cli.training.catalogue import Catalogue
 from iris_cli.training.drafts import Draft, Kind
-from iris_cli.training.intensity import change_intensity, remap
+from iris_cli.training.intensity import change_intensity
+from iris_cli.training.looks import Look
 from iris_cli.training.pseudo import PseudoTasks
 from iris_cli.training.real import RealTasks
 from iris_cli.training.settings import TrainingSettings
@@ -28,12 +35,14 @@ REFERENCE_FILL_MAX = 0.95
 
 @dataclass(frozen=True)
 class Episode:
-    """One training example.
+    """One training example on the patch; all tensors on the device that rendered it.
 
+    keys: (K,) entries of the memory bank, None for what it does not keep.
     query: (P, P, P) float32. references: (R, P, P, P) float32.
     query_masks: (K, P, P, P) bool. reference_masks: (R, K, P, P, P) bool.
-    query_valid: (K,) bool, annotated in the query: only these carry loss.
-    reference_valid: (R, K) bool, learned from this reference; every class has one at least.
+    reference_valid: (R, K) bool, learned from this reference.
+    query_valid: (K,) bool, annotated in the query and learned from a reference: only these carry
+    loss. Seldom none is: the worker judges by what it reads, the warp has the last word.
     counted: (P, P, P) bool, voxels that carry loss.
     """
 
@@ -41,6 +50,7 @@ class Episode:
     kind: Kind
     source: str
     names: tuple[str, ...]
+    keys: tuple[str | None, ...]
     query: torch.Tensor
     references: torch.Tensor
     query_masks: torch.Tensor
@@ -48,6 +58,50 @@ class Episode:
     query_valid: torch.Tensor
     reference_valid: torch.Tensor
     counted: torch.Tensor
+
+
+@dataclass(frozen=True)
+class RawEpisode:
+    """What a worker hands over: `Episode` before it is rendered; images are float16.
+
+    looks: query first, then references. annotated: (1 + R, K) bool, as in `Draft`.
+    least: voxels that a class needs in a reference.
+    """
+
+    index: int
+    kind: Kind
+    source: str
+    names: tuple[str, ...]
+    keys: tuple[str | None, ...]
+    patch: int
+    least: int
+    looks: tuple[Look, ...]
+    annotated: npt.NDArray[np.bool_]
+    curve: Curve | None
+
+    def render(self, device: torch.device) -> Episode:
+        """Render every look and judge what came out; nothing here waits for the device."""
+        seen = [render_look(look, self.patch, self.curve, device) for look in self.looks]
+        reference_masks = torch.stack([r.masks for r in seen[1:]])
+        annotated = torch.from_numpy(self.annotated).to(device, non_blocking=True)
+        voxels = reference_masks.flatten(2).sum(dim=2)
+        shown = (voxels >= self.least) & (voxels <= REFERENCE_FILL_MAX * self.patch**3)
+        reference_valid = shown & annotated[1:]
+        counted = seen[0].counted
+        return Episode(
+            index=self.index,
+            kind=self.kind,
+            source=self.source,
+            names=self.names,
+            keys=self.keys,
+            query=seen[0].image,
+            references=torch.stack([r.image for r in seen[1:]]),
+            query_masks=seen[0].masks,
+            reference_masks=reference_masks,
+            query_valid=annotated[0] & reference_valid.any(dim=0) & counted.any(),
+            reference_valid=reference_valid,
+            counted=counted,
+        )
 
 
 class _Maker(Protocol):
@@ -84,50 +138,77 @@ class EpisodeSampler:
         self.shares = {kind: share / total for kind, share in shares.items()}
 
     def episode(self, index: int) -> Episode:
-        """Episode `index` (0-based over the whole run)."""
+        """Episode `index` (0-based over the whole run), rendered on the CPU."""
+        return self.raw_episode(index).render(torch.device("cpu"))
+
+    def raw_episode(self, index: int) -> RawEpisode:
+        """Episode `index` as far as a worker makes it where another device renders."""
         rng = np.random.default_rng([self.settings.seed, index])
         kinds = list(self.shares)
         kind = kinds[int(rng.choice(len(kinds), p=list(self.shares.values())))]
         for _ in range(ATTEMPTS):
             draft = self._makers[kind].draw(rng)
-            episode = None if draft is None else self._finish(index, draft, rng)
-            if episode is not None:
-                return episode
+            kept = None if draft is None else self._what_is_shown(draft)
+            if kept is not None:
+                return self._finish(index, kept, rng)
         # Scenes always work out, up to chance: no data set can end a run by an unlucky draw.
         while True:
-            episode = self._finish(index, self._synthetic.draw_scene(rng), rng)
-            if episode is not None:
-                return episode
+            kept = self._what_is_shown(self._synthetic.draw_scene(rng))
+            if kept is not None:
+                return self._finish(index, kept, rng)
 
-    def _finish(self, index: int, draft: Draft, rng: np.random.Generator) -> Episode | None:
-        """Drop classes without a reference, change intensities; None where nothing is left."""
+    def _what_is_shown(self, draft: Draft) -> Draft | None:
+        """The draft without classes and references from which nothing can be learned.
+
+        Judged by the middle of what was read, before the warp; None where nothing is left.
+        """
         least = self.settings.task.reference_voxels_min
-        reference_masks = torch.stack(draft.masks[1:])
-        voxels = reference_masks.flatten(2).sum(dim=2)
+        voxels = np.stack([look.centre_voxels(self.patch)[0] for look in draft.looks[1:]])
         shown = (voxels >= least) & (voxels <= REFERENCE_FILL_MAX * self.patch**3)
-        valid = shown & torch.from_numpy(draft.annotated[1:])
-        kept = torch.nonzero(valid.any(dim=0))[:, 0]
-        query_valid = torch.from_numpy(draft.annotated[0])[kept]
-        if not bool(query_valid.any()) or not bool(draft.counted.any()):
+        valid = shown & draft.annotated[1:]
+        classes = np.flatnonzero(valid.any(axis=0))
+        counted = draft.looks[0].centre_voxels(self.patch)[1]
+        if not draft.annotated[0, classes].any() or counted < 1:
             return None
-        used = torch.nonzero(valid[:, kept].any(dim=1))[:, 0]
-        images = [draft.images[0], *(draft.images[1 + int(r)] for r in used)]
-        if rng.random() < self.settings.intensity.remap_probability:
-            images = remap(images, rng)
-        images = [
-            change_intensity(image, rng, self.settings.intensity, strong=draft.strong)
-            for image in images
-        ]
-        return Episode(
+        references = np.flatnonzero(valid[:, classes].any(axis=1))
+        images = [0, *(1 + references)]
+        columns = [*classes, -1]
+        return replace(
+            draft,
+            names=tuple(draft.names[k] for k in classes),
+            keys=tuple(draft.keys[k] for k in classes),
+            looks=tuple(
+                replace(draft.looks[i], table=draft.looks[i].table[:, columns]) for i in images
+            ),
+            annotated=draft.annotated[np.ix_(images, classes)],
+        )
+
+    def _finish(self, index: int, draft: Draft, rng: np.random.Generator) -> RawEpisode:
+        intensity = self.settings.intensity
+        looks, images = [], []
+        for look in draft.looks:
+            image, fill = change_intensity(
+                look.image.numpy(),
+                look.fill,
+                rng,
+                intensity,
+                voxel=look.coarseness,
+                strong=draft.strong,
+            )
+            zoom = draw_zoom(rng, intensity, strong=draft.strong)
+            half = torch.from_numpy(image.astype(np.float16))
+            looks.append(replace(look, image=half, fill=fill, zoom=zoom))
+            images.append(image)
+        curved = rng.random() < intensity.remap_probability
+        return RawEpisode(
             index=index,
             kind=draft.kind,
             source=draft.source,
-            names=tuple(draft.names[int(k)] for k in kept),
-            query=torch.from_numpy(images[0]),
-            references=torch.from_numpy(np.stack(images[1:])),
-            query_masks=draft.masks[0][kept],
-            reference_masks=reference_masks[used][:, kept],
-            query_valid=query_valid,
-            reference_valid=valid[used][:, kept],
-            counted=draft.counted,
+            names=draft.names,
+            keys=draft.keys,
+            patch=self.patch,
+            least=self.settings.task.reference_voxels_min,
+            looks=tuple(looks),
+            annotated=draft.annotated,
+            curve=draw_curve(images, rng) if curved else None,
         )

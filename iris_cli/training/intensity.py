@@ -1,4 +1,4 @@
-"""Intensity changes of one image, by batchgenerators, reproducible per episode.
+"""Intensity changes of one image by batchgenerators, made by the worker, reproducible per episode.
 
 batchgenerators draws from the global generators of numpy and random; `seeded` sets both from the
 episode's own generator and puts the old state back, so that nothing outside is disturbed and
@@ -23,7 +23,6 @@ from batchgenerators.augmentations.noise_augmentations import (
     augment_gaussian_blur,
     augment_gaussian_noise,
 )
-from batchgenerators.augmentations.resample_augmentations import augment_linear_downsampling_scipy
 
 from iris_cli.training.settings import IntensitySettings
 
@@ -31,47 +30,40 @@ Image = npt.NDArray[np.float32]
 
 
 def change_intensity(
-    image: Image, rng: np.random.Generator, settings: IntensitySettings, *, strong: bool = False
-) -> Image:
+    image: Image,
+    fill: float,
+    rng: np.random.Generator,
+    settings: IntensitySettings,
+    *,
+    voxel: float = 1.0,
+    strong: bool = False,
+) -> tuple[Image, float]:
     """One image (Z, Y, X) with a random choice of changes; its mean level stays near 0.
 
+    fill: the value outside of the image; it changes as the image's own values do.
+    voxel: voxel edge of the patch in voxels of the image: what blurs is meant in the patch's.
     strong: every change is twice as likely (two views of one image).
     """
-    steps = (
-        (settings.noise_probability, _noise),
-        (settings.blur_probability, _blur),
-        (settings.brightness_probability, _brightness),
-        (settings.contrast_probability, _contrast),
-        (settings.low_resolution_probability, _low_resolution),
-        (settings.inverted_gamma_probability, _inverted_gamma),
-        (settings.gamma_probability, _gamma),
-    )
-    channels = image[None]
+    often = 2.0 if strong else 1.0
     with seeded(rng):
-        for probability, step in steps:
-            if np.random.uniform() < min(1.0, probability * (2 if strong else 1)):
-                channels = step(channels, settings)
-    return np.ascontiguousarray(channels[0], dtype=np.float32)
-
-
-def remap(images: list[Image], rng: np.random.Generator) -> list[Image]:
-    """All images through one random curve, not monotone in one of two cases.
-
-    The curve interpolates a few knots over the joint range (0.5 to 99.5 percentile) and is scaled
-    back to the mean and standard deviation that the images had together.
-    """
-    sample = np.concatenate([image.reshape(-1)[::17] for image in images])
-    low, high = np.percentile(sample, [0.5, 99.5])
-    if high - low < 1e-3:
-        return images
-    knots = np.linspace(low, high, int(rng.integers(3, 8)))
-    heights = rng.standard_normal(knots.size)
-    if rng.random() < 0.5:
-        heights = np.cumsum(np.abs(heights)) * rng.choice([-1.0, 1.0])
-    new = np.interp(sample, knots, heights)
-    gain = sample.std() / max(float(new.std()), 1e-3)
-    heights = (heights - new.mean()) * gain + sample.mean()
-    return [np.interp(image, knots, heights).astype(np.float32) for image in images]
+        channels = image[None]
+        if np.random.uniform() < often * settings.noise_probability:
+            channels = _noise(channels, settings)
+        if np.random.uniform() < often * settings.blur_probability:
+            channels = _blur(channels, settings, voxel)
+        # From here on every voxel changes by itself, the one of the fill with the rest.
+        outside = np.full((1, 1), fill, np.float32)
+        values = np.concatenate([channels.reshape(1, -1), outside], axis=1)
+        for probability, step in (
+            (settings.brightness_probability, _brightness),
+            (settings.contrast_probability, _contrast),
+            (settings.inverted_gamma_probability, _inverted_gamma),
+            (settings.gamma_probability, _gamma),
+        ):
+            if np.random.uniform() < often * probability:
+                values = step(values, settings)
+    changed = np.ascontiguousarray(values[0, :-1], dtype=np.float32)
+    return changed.reshape(image.shape), float(values[0, -1])
 
 
 @contextmanager
@@ -94,9 +86,10 @@ def _noise(x: Image, s: IntensitySettings) -> Image:
     return changed
 
 
-def _blur(x: Image, s: IntensitySettings) -> Image:
+def _blur(x: Image, s: IntensitySettings, voxel: float) -> Image:
+    low, high = s.blur_sigma
     changed: Image = augment_gaussian_blur(
-        x, s.blur_sigma, different_sigma_per_axis=True, p_isotropic=0.5
+        x, (low * voxel, high * voxel), different_sigma_per_axis=True, p_isotropic=0.5
     )
     return changed
 
@@ -109,14 +102,6 @@ def _brightness(x: Image, s: IntensitySettings) -> Image:
 
 def _contrast(x: Image, s: IntensitySettings) -> Image:
     changed: Image = augment_contrast(x, s.contrast)
-    return changed
-
-
-def _low_resolution(x: Image, s: IntensitySettings) -> Image:
-    # Linear on the way back: nearest neighbour (the default) leaves blocks no scanner makes.
-    low, high = s.low_resolution
-    ranges = ((low, high),) * 3
-    changed: Image = augment_linear_downsampling_scipy(x, ranges, order_upsample=1)
     return changed
 
 

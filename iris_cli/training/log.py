@@ -1,11 +1,11 @@
-"""What a run says about itself: `metrics.jsonl` and TensorBoard."""
+"""What a run writes about itself: the lines of `metrics.jsonl`, and means between them."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +13,6 @@ from iris_cli.files.publish import publish_text
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
-
-
-class MetricsLog:
-    """One JSON object per line, appended and flushed; the numbers also go to TensorBoard.
-
-    Lines have `step` (finished steps) and either training figures or, under `validation`, the
-    figures of one validation.
-    """
-
-    def __init__(self, folder: Path, step: int) -> None:
-        """step: steps that are finished; later lines, of a run that was killed, are dropped."""
-        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
-
-        self.path = folder / METRICS
-        _drop_lines_after(self.path, step)
-        self._board: Any = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1)
-
-    def write(self, line: Mapping[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(_finite(dict(line))) + "\n")
-        step = int(line["step"])
-        for name, value in _flat(line):
-            if name != "step":
-                self._board.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        self._board.close()
 
 
 class Tally:
@@ -55,6 +28,16 @@ class Tally:
             self._sums[name] += value
             self._counts[name] += 1
 
+    @classmethod
+    def merged(cls, tallies: Iterable[Tally]) -> Tally:
+        """All that was added to any of these."""
+        merged = cls()
+        for tally in tallies:
+            for name, count in tally._counts.items():
+                merged._sums[name] += tally._sums[name]
+                merged._counts[name] += count
+        return merged
+
     def mean(self, name: str) -> float | None:
         return self._sums[name] / self._counts[name] if self._counts.get(name) else None
 
@@ -67,32 +50,39 @@ class Tally:
         return {name[len(prefix) :]: self._sums[name] / self._counts[name] for name in names}
 
 
-def _drop_lines_after(path: Path, step: int) -> None:
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+def drop_lines_after(path: Path, step: int) -> None:
+    """Keep the whole lines of at most `step`: the run goes on from there."""
+    if path.exists():
+        kept = [line for line in read_lines(path) if line["step"] <= step]
+        publish_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a log; the last one of a killed process may be half a line."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError):
-            continue  # the last line of a killed process may be half a line
-    publish_text(path, "".join(line + "\n" for line in kept))
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
+    return lines
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+def finite(value: Any) -> Any:
+    """JSON values of a log: six digits, None for what is not finite."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, float):
-        return round(value, 6) if math.isfinite(value) else None
+        return float(f"{value:.6g}") if math.isfinite(value) else None
     return value
 
 
-def _flat(line: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    found: list[tuple[str, float]] = []
+def iter_numbers(line: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Every finite number of nested tables, named by its keys with `/` in between."""
     for name, value in line.items():
         if isinstance(value, Mapping):
-            found += _flat(value, f"{prefix}{name}/")
-        elif isinstance(value, (int, float)) and math.isfinite(value):
-            found.append((prefix + name, float(value)))
-    return found
+            yield from iter_numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and math.isfinite(value):
+            yield prefix + name, float(value)

@@ -14,13 +14,24 @@ SMOOTH = 1e-5
 class Loss:
     """Loss of a batch and, for the log, the Dice of every class.
 
-    total: scalar, mean over classes of an episode, then over episodes.
+    A step is cut into batches, over its parts and ranks, and its loss is the mean over all of its
+    episodes. How many of them count is known on the device only, and of the other parts later: so
+    a batch has a sum and a number.
+
+    sum: scalar, over its episodes, of the mean over classes.
+    episodes: scalar, how many of them have something to count. No gradient.
     dice: (B, K) float, overlap of the thresholded output with the mask; NaN where it is undefined
     (class not annotated, or neither in the mask nor in the output). No gradient.
     """
 
-    total: torch.Tensor
+    sum: torch.Tensor
+    episodes: torch.Tensor
     dice: torch.Tensor
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Scalar, mean over the episodes that have something to count; 0 where none has."""
+        return self.sum / self.episodes.clamp(min=1)
 
 
 def episode_loss(
@@ -36,7 +47,7 @@ def episode_loss(
     valid: (B, K) bool, annotated in the query (padding is not).
     Per class: 1 - (2 TP + s) / (sum p + sum t + s), s = 1e-5, plus the mean cross-entropy; sums and
     means over counted voxels. What is not valid or not counted enters neither numerator nor mean;
-    an episode with nothing to count enters no mean either.
+    an episode with nothing to count enters neither sum nor number.
     """
     logits = logits.float().flatten(2)
     target = masks.flatten(2).float()
@@ -53,8 +64,8 @@ def episode_loss(
     per_class = torch.where(used, per_class, torch.zeros_like(per_class))
     classes = used.sum(dim=1)
     per_episode = per_class.sum(dim=1) / classes.clamp(min=1)
-    total = per_episode.sum() / (classes > 0).sum().clamp(min=1)
-    return Loss(total, _hard_dice(logits.detach(), target, weight, used))
+    dice = _hard_dice(logits.detach(), target, weight, used)
+    return Loss(per_episode.sum(), (classes > 0).sum(), dice)
 
 
 def _hard_dice(

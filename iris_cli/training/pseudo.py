@@ -16,17 +16,19 @@ from scipy import ndimage
 
 from iris_cli.training.catalogue import Case, Catalogue
 from iris_cli.training.drafts import Draft, draw_count, draw_scale, draw_set
-from iris_cli.training.real import has_value, see_image
+from iris_cli.training.looks import Look, read_image
 from iris_cli.training.settings import TrainingSettings
 from iris_cli.training.views import (
     Float3,
-    Region,
+    Frame,
     Shape3,
     View,
     clamp_centre,
     draw_view,
+    frame_of,
+    positions,
+    region_of,
     sample_image,
-    sample_masks,
     sample_nearest,
 )
 
@@ -84,7 +86,8 @@ class PseudoTasks:
         centre = clamp_centre(rng.uniform(0, case.shape), case.shape, extent)
         base = _base_view(centre, scale, self.patch)
         edge = base_edge(self.patch)
-        image = sample_image(base, edge, case.shape, case.volume.image, case.fill).numpy()
+        source, frame = read_image(case, base, edge)
+        image = sample_image(source, frame, positions(base, edge), case.fill).numpy()
         inside = _inside(base, edge, case.shape)
         if np.count_nonzero(inside) < INSIDE_MIN * inside.size or image[inside].std() < FLAT:
             return None
@@ -100,25 +103,32 @@ class PseudoTasks:
         for _ in range(1 + draw_count(rng, task.references_max, task.one_reference_share)):
             shift = VIEW_SHIFT * extent * rng.uniform(-1, 1, 3)
             views.append(draw_view(rng, centre + shift, scale, self.patch, geometry, strong=True))
-        stack = np.stack([*regions, np.ones((edge,) * 3, bool)])
-        masks = [see_base(view, base, stack, self.patch) for view in views]
+        labels, table = number_regions(regions)
+        frame = Frame(_origin(base, edge), base.ratio)
+        looks = [
+            Look(view, *read_image(case, view, self.patch), case.fill, labels, frame, table)
+            for view in views
+        ]
         return Draft(
             kind="pseudo",
             source=found.name,
             names=tuple(f"region_{i}" for i in range(len(regions))),
-            images=[see_image(case, view, self.patch) for view in views],
-            masks=[mask[:-1] for mask in masks],
+            keys=(None,) * len(regions),
+            looks=tuple(looks),
             annotated=np.ones((len(views), len(regions)), bool),
-            counted=masks[0][-1],
             strong=True,
         )
 
     def _without_held_out(self, case: Case, base: View, regions: list[Mask]) -> list[Mask]:
         if not case.held_out:
             return regions
-        edge = base_edge(self.patch)
-        label = sample_nearest(base, edge, case.shape, case.volume.label).numpy()
-        hidden = [has_value(label, values) for values in case.held_out]
+        region = region_of(base, base_edge(self.patch), case.shape)
+        if region is None:
+            return regions
+        label = torch.from_numpy(case.volume.label(region).astype(np.int64))
+        where = positions(base, base_edge(self.patch))
+        seen = sample_nearest(label, frame_of(region), where).numpy()
+        hidden = [np.isin(seen, values) for values in case.held_out]
         return [r for r in regions if not any(overlaps(r, h) for h in hidden)]
 
 
@@ -134,21 +144,19 @@ def base_edge(patch: int) -> int:
     return min(round(patch * BASE_FINER), BASE_EDGE_MAX)
 
 
-def see_base(view: View, base: View, stack: Mask, patch: int) -> torch.Tensor:
-    """Masks on the base (K, B, B, B), seen through a view of the same volume: (K, P, P, P)."""
-    edge = stack.shape[1]
-    step = base.matrix[0, 0]
-    inner = View(
-        (view.centre - base.centre) / step + (edge - 1) / 2,
-        view.matrix / step,
-        None if view.bend is None else (view.bend / step).astype(np.float32),
-        view.mirrored,
-    )
+def number_regions(regions: Sequence[Mask]) -> tuple[torch.Tensor, Mask]:
+    """Regions (B, B, B) as one map and its table (rows, K + 1), as a look wants them.
 
-    def read(region: Region) -> Mask:
-        return stack[(slice(None), *region)]
-
-    return sample_masks(inner, patch, (edge, edge, edge), read, len(stack))
+    Row 0, what lies beyond the base, carries no loss: nobody knows what is there.
+    """
+    code = np.zeros(regions[0].shape, np.int64)
+    for bit, region in enumerate(regions):
+        code |= region.astype(np.int64) << bit
+    codes, row = np.unique(code, return_inverse=True)
+    inside = [[bool(c >> bit & 1) for bit in range(len(regions))] + [False] for c in codes.tolist()]
+    beyond = [False] * len(regions) + [True]
+    numbers = (row.reshape(code.shape) + 1).astype(np.uint8)
+    return torch.from_numpy(numbers), np.array([beyond, *inside], bool)
 
 
 def find_regions(
@@ -330,6 +338,12 @@ def _centroid(region: Mask, base: View) -> Float3:
     counts = [region.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
     index = np.array([np.average(np.arange(edge), weights=count) for count in counts])
     return np.asarray(base.centre + (index - (edge - 1) / 2) * base.matrix[0, 0], np.float64)
+
+
+def _origin(base: View, edge: int) -> tuple[float, float, float]:
+    """Where the first voxel of the base lies in the volume."""
+    z, y, x = (float(c) for c in base.centre - base.ratio * (edge - 1) / 2)
+    return z, y, x
 
 
 def _base_view(centre: Float3, scale: float, patch: int) -> View:

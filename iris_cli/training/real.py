@@ -6,24 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
 from iris_cli.task.crops import choose_crops_of_points
 from iris_cli.training.catalogue import Case, Catalogue, TrainingSet
 from iris_cli.training.drafts import Draft, draw_count, draw_scale, draw_set
+from iris_cli.training.looks import Look, read_image, read_labels
 from iris_cli.training.settings import TrainingSettings
-from iris_cli.training.views import (
-    Array,
-    Float3,
-    Region,
-    View,
-    clamp_centre,
-    draw_view,
-    sample_image,
-    sample_masks,
-    sample_nearest,
-)
+from iris_cli.training.views import Float3, View, clamp_centre, draw_view
 
 # The chooser looks at this many classes of a reference; more cost time and change little.
 CLASSES_FOR_CROPS = 8
@@ -198,61 +187,39 @@ class RealTasks:
         views: Sequence[View],
         targets: Sequence[Target],
     ) -> Draft:
-        images, masks, annotated = [], [], []
-        counted = torch.ones((self.patch,) * 3, dtype=torch.bool)
-        for i, (case, view) in enumerate(zip(chosen.cases, views, strict=True)):
+        looks, annotated = [], []
+        for case, view in zip(chosen.cases, views, strict=True):
             swap = _swap(found, view.mirrored)
             members = [[swap.get(name, name) for name in t.members] for t in targets]
             known = [case.annotated(names) for names in members]
             values = [
                 case.values(names) if ok else () for names, ok in zip(members, known, strict=True)
             ]
-            images.append(see_image(case, view, self.patch))
-            masks.append(see_masks(case, view, self.patch, values))
+            image, image_frame = read_image(case, view, self.patch)
+            labels, label_frame, table = read_labels(case, view, self.patch, values)
+            looks.append(Look(view, image, image_frame, case.fill, labels, label_frame, table))
             annotated.append(known)
-            if i == 0 and case.ignore_value is not None:
-                label = sample_nearest(view, self.patch, case.shape, case.volume.label)
-                counted = label != case.ignore_value
         return Draft(
             kind="real",
             source=found.name,
             names=tuple(target.name for target in targets),
-            images=images,
-            masks=masks,
+            keys=tuple(_bank_key(found, target) for target in targets),
+            looks=tuple(looks),
             annotated=np.array(annotated, bool),
-            counted=counted,
             strong=chosen.same_image,
         )
-
-
-def see_image(case: Case, view: View, patch: int) -> npt.NDArray[np.float32]:
-    """The image of a case through a view, (P, P, P)."""
-    return sample_image(view, patch, case.shape, case.volume.image, case.fill).numpy()
-
-
-def see_masks(case: Case, view: View, patch: int, values: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Masks (K, P, P, P) of a case through a view; `values` are the label values of each."""
-
-    def read(region: Region) -> Array:
-        label = case.volume.label(region)
-        return np.stack([has_value(label, wanted) for wanted in values])
-
-    return sample_masks(view, patch, case.shape, read, len(values))
-
-
-def has_value(label: Array, values: Sequence[int]) -> npt.NDArray[np.bool_]:
-    """Where a label map has one of a few values (np.isin is slower for a handful)."""
-    if not values:
-        return np.zeros(label.shape, bool)
-    result: npt.NDArray[np.bool_] = label == values[0]
-    for value in values[1:]:
-        result |= label == value
-    return result
 
 
 def _swap(found: TrainingSet, mirrored: bool) -> dict[str, str]:
     """Name in a mirrored view -> name in the store (its own inverse)."""
     return dict(found.partners) if mirrored else {}
+
+
+def _bank_key(found: TrainingSet, target: Target) -> str | None:
+    """None for a union, and for instance labels, which mean nothing beyond one image."""
+    if len(target.members) > 1 or found.settings.pairing == "image":
+        return None
+    return f"{found.name}/{target.name}"
 
 
 def _may_mirror(found: TrainingSet, case: Case, anchor: str, is_reference: bool) -> bool:

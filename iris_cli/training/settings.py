@@ -20,8 +20,10 @@ WITHOUT_INFLUENCE = frozenset(
         "validate_every_steps",
         "validate_every_s",
         "log_every",
+        "sheet_every",
         "workers",
         "recompute",
+        "timeout_s",
     }
 )
 
@@ -164,12 +166,19 @@ class TrainingSettings(Record):
     optimiser: OptimiserSettings = OptimiserSettings()
     ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
     """Decay per step of the averaged weights (shorter in the first steps)."""
+    bank_ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
+    """Decay per sighting of a class' tokens in the memory bank (shorter at first; paper: 0.999)."""
+    freeze: tuple[str, ...] = ()
+    """Glob patterns of parameters that are not trained, as `encoder.*`; for runs with init_from."""
     clip: Positive = 1.0
     """Largest norm of the gradient (MASS code: 1)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 autocast on devices that compute in it (CUDA, CPUs with AVX512-BF16, AMX)."""
     recompute: bool = False
     """Compute inner activations again in the backward pass: less memory, a third more time."""
+    compile: bool = False
+    """Let torch.compile fuse the network: faster after minutes of compiling, other roundings. It
+    is left out, with a word, where there is no compiler."""
     skipped_in_a_row_max: Annotated[int, Field(ge=1)] = 20
     """So many non-finite steps in a row end the run."""
     checkpoint_every_s: Positive = 600.0
@@ -180,8 +189,12 @@ class TrainingSettings(Record):
     """Seconds between validations where validate_every_steps is 0."""
     log_every: Annotated[int, Field(ge=1)] = 10
     """Steps between lines of metrics.jsonl."""
+    sheet_every: Annotated[int, Field(ge=0)] = 500
+    """Steps between contact sheets of episodes, of which the first step has one; 0: none."""
     workers: Annotated[int, Field(ge=0)] = 0
-    """Processes that make episodes; 0: made by the training process itself."""
+    """Processes that make episodes, for each rank; 0: made by the training process itself."""
+    timeout_s: Positive = 600.0
+    """Seconds a rank waits for the others in a step before it gives up and says for whom."""
 
     @model_validator(mode="after")
     def _accumulation_fits(self) -> TrainingSettings:

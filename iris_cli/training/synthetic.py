@@ -1,12 +1,14 @@
 """Synthetic episodes: scenes of random shapes, and real label maps painted anew.
 
 A scene is one label map; query and references see it through different turns, stretches and bends,
-each painted from the same table of intensities with its own bias field, blur and noise. Pixels and
-masks come from the same warped label map, so they agree voxel for voxel.
+each painted from the same table of intensities with its own bias field, blur and noise. What is
+painted is the label map as it lies in the store; image and masks are then warped alike.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -15,12 +17,14 @@ import torch
 from scipy import ndimage
 
 from iris_cli.training.drafts import Draft, draw_count
+from iris_cli.training.looks import Look, number_labels
 from iris_cli.training.real import RealTasks
 from iris_cli.training.settings import TrainingSettings
-from iris_cli.training.views import draw_view, sample_nearest, smooth_field
+from iris_cli.training.views import Frame, draw_view, smooth_field
 
 Image = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int16]
+Curve = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 SHIFT = 0.1
 # Share of episodes whose images are painted from different tables: only shape and place tell.
@@ -44,28 +48,27 @@ class SyntheticTasks:
         """A scene of random shapes; always succeeds."""
         task, geometry = self.settings.task, self.settings.geometry
         scene = random_scene(rng, self.patch)
-        shape = (self.patch,) * 3
         count = 1 + draw_count(rng, task.references_max, task.one_reference_share)
         values = np.flatnonzero(np.bincount(scene.reshape(-1))[1:] >= 27) + 1
         most = int(rng.integers(1, task.classes_max + 1))
         chosen = [int(v) for v in rng.permutation(values)[:most]]
         tables = _tables(rng, int(scene.max()) + 1, count)
-        images, masks = [], []
-        for i in range(count):
+        labels, table = number_labels(scene, [*((value,) for value in chosen), ()])
+        frame = Frame((0.0, 0.0, 0.0))
+        looks = []
+        for levels in tables:
             centre = (self.patch - 1) / 2 + SHIFT * self.patch * rng.uniform(-1, 1, 3)
             scale = float(rng.uniform(0.8, 1.1))
             view = draw_view(rng, centre, scale, self.patch, geometry, strong=True)
-            seen = sample_nearest(view, self.patch, shape, lambda region: scene[region])
-            images.append(paint(seen.numpy(), tables[i], rng))
-            masks.append(torch.stack([seen == value for value in chosen]))
+            image = torch.from_numpy(paint(scene, levels, rng))
+            looks.append(Look(view, image, frame, float(image.min()), labels, frame, table))
         return Draft(
             kind="synthetic",
             source="scene",
             names=tuple(f"shape_{i}" for i in range(len(chosen))),
-            images=images,
-            masks=masks,
+            keys=(None,) * len(chosen),
+            looks=tuple(looks),
             annotated=np.ones((count, len(chosen)), bool),
-            counted=torch.ones(shape, dtype=torch.bool),
             strong=False,
         )
 
@@ -74,21 +77,18 @@ class SyntheticTasks:
         if draft is None:
             return None
         count = len(draft.names)
-        tables = _tables(rng, count, len(draft.images))
+        tables = _tables(rng, count, len(draft.looks))
         curve = np.sort(rng.uniform(-1.5, 1.5, 6)), rng.standard_normal(6)
-        images = [
-            repaint(image, mask.numpy(), table, curve, rng)
-            for image, mask, table in zip(draft.images, draft.masks, tables, strict=True)
-        ]
-        return Draft(
+        looks = (
+            _repaint_look(look, table, curve, rng)
+            for look, table in zip(draft.looks, tables, strict=True)
+        )
+        return replace(
+            draft,
             kind="synthetic",
             source=f"repaint:{draft.source}",
-            names=draft.names,
-            images=images,
-            masks=draft.masks,
-            annotated=draft.annotated,
-            counted=draft.counted,
-            strong=draft.strong,
+            keys=(None,) * count,
+            looks=tuple(looks),
         )
 
 
@@ -105,9 +105,7 @@ def random_scene(rng: np.random.Generator, size: int) -> Labels:
     return scene
 
 
-def paint(
-    label: npt.NDArray[np.int64], table: npt.NDArray[np.float64], rng: np.random.Generator
-) -> Image:
+def paint(label: Labels, table: npt.NDArray[np.float64], rng: np.random.Generator) -> Image:
     """An image of a label map: level and texture per value, partial volume, bias field, noise.
 
     table: (values, 2), level and standard deviation. returns: mean 0, standard deviation 1.
@@ -119,31 +117,59 @@ def paint(
         texture /= max(float(texture.std()), 1e-6)
     image = levels[label] + spreads[label] * texture
     image = ndimage.gaussian_filter(image, float(rng.uniform(0.3, 1.2)))
-    image = image * _bias(rng, label.shape[0])
+    image = image * _bias(rng, label.shape)
     image += rng.standard_normal(label.shape, dtype=np.float32) * np.float32(rng.uniform(0, 0.15))
     return _standardised(image)
 
 
 def repaint(
     image: Image,
-    masks: npt.NDArray[np.bool_],
+    masks: Iterable[npt.NDArray[np.bool_]],
     table: npt.NDArray[np.float64],
-    curve: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]],
+    curve: Curve,
     rng: np.random.Generator,
-) -> Image:
+    *,
+    fill: float,
+    voxel: float = 1.0,
+) -> tuple[Image, float]:
     """Classes painted with random levels over a background that passed through a random curve.
 
-    image: (P, P, P), masks: (K, P, P, P), table: (K, 2), curve: knots and heights, shared by the
+    image: (z, y, x), masks: K of its shape, table: (K, 2), curve: knots and heights, shared by the
     images of an episode (the background keeps its anatomy and loses its contrast).
+    fill: the value outside of the image, which is background too; returned as it has become.
+    voxel: voxel edge of the patch in voxels of the image: what blurs is meant in the patch's.
     """
     result = np.interp(image, *curve).astype(np.float32)
     for mask, (level, spread) in zip(masks, table, strict=True):
         number = int(np.count_nonzero(mask))
         result[mask] = level + spread * rng.standard_normal(number, dtype=np.float32)
-    result = ndimage.gaussian_filter(result, float(rng.uniform(0.3, 0.8)))
-    result = result * _bias(rng, image.shape[0])
+    result = ndimage.gaussian_filter(result, float(rng.uniform(0.3, 0.8)) * voxel)
+    result = result * _bias(rng, image.shape)
     result += rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(0, 0.1))
-    return _standardised(result)
+    outside = (np.interp(fill, *curve) - result.mean()) / max(float(result.std()), 1e-6)
+    return _standardised(result), float(outside)
+
+
+def _repaint_look(
+    look: Look, levels: npt.NDArray[np.float64], curve: Curve, rng: np.random.Generator
+) -> Look:
+    """A look whose image is painted over; where it is the coarser one, the labels follow it."""
+    step = round(look.image_frame.step / look.label_frame.step)
+    labels = look.labels[::step, ::step, ::step].contiguous()
+    if labels.shape != look.image.shape:
+        # No class is annotated in this image: all of it is background.
+        labels = labels.new_zeros(look.image.shape)
+    masks = (column[labels.numpy()] for column in look.table.T[:-1])
+    image, fill = repaint(
+        look.image.numpy(), masks, levels, curve, rng, fill=look.fill, voxel=look.coarseness
+    )
+    return replace(
+        look,
+        image=torch.from_numpy(image),
+        fill=fill,
+        labels=labels,
+        label_frame=look.image_frame,
+    )
 
 
 def _tables(rng: np.random.Generator, values: int, images: int) -> list[npt.NDArray[np.float64]]:
@@ -168,7 +194,8 @@ def _tissue(rng: np.random.Generator, size: int) -> Labels:
     best = np.full((size,) * 3, -np.inf, np.float32)
     label = np.zeros((size,) * 3, np.int16)
     for kind in range(kinds):
-        field = smooth_field(rng.standard_normal((points,) * 3, dtype=np.float32), size).numpy()
+        controls = rng.standard_normal((points,) * 3, dtype=np.float32)
+        field = smooth_field(controls, label.shape).numpy()
         higher = field > best
         np.copyto(best, field, where=higher)
         label[higher] = kind
@@ -195,7 +222,7 @@ def _ellipsoid(rng: np.random.Generator, size: int) -> npt.NDArray[np.bool_]:
     squared = sum((p / np.float32(r)) ** 2 for p, r in zip(position, radii, strict=True))
     if rng.random() < 0.5:
         controls = rng.standard_normal((6, 6, 6), dtype=np.float32)
-        squared = squared + 0.5 * smooth_field(controls, size).numpy()
+        squared = squared + 0.5 * smooth_field(controls, (size,) * 3).numpy()
     return np.asarray(squared < 1)
 
 
@@ -223,11 +250,11 @@ def _tube(rng: np.random.Generator, size: int) -> npt.NDArray[np.bool_]:
     return np.asarray(ndimage.distance_transform_edt(empty) < max(radius, 1.5))
 
 
-def _bias(rng: np.random.Generator, size: int) -> Image:
+def _bias(rng: np.random.Generator, shape: Sequence[int]) -> Image:
     """Smooth positive factor about 1."""
     strength = rng.uniform(0, 0.3)
     controls = (strength * rng.standard_normal((5, 5, 5))).astype(np.float32)
-    return np.asarray(np.exp(smooth_field(controls, size).numpy()), np.float32)
+    return np.asarray(np.exp(smooth_field(controls, shape).numpy()), np.float32)
 
 
 def _standardised(image: Image) -> Image:

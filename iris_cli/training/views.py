@@ -6,16 +6,19 @@ whole numbers):
     q = centre + matrix @ (p - (P - 1) / 2) + bend(p)
 
 so only the voxels that the view needs are read, and every voxel is interpolated once. `bend` is a
-cubic B-spline of a few control points. Images are linear, with the volume's fill outside; where the
-view is coarser than the volume by more than ANTI_ALIAS_FROM the source is smoothed first.
+cubic B-spline of a few control points. Reading (`region_of`, `prefilter`) and looking
+(`positions`, `sample_image`, `sample_masks`) are apart: the first is done by a worker, the second
+on whichever device trains (training.augmentation). Images are linear, with the fill outside; where
+the view is coarser than the volume by more than ANTI_ALIAS_FROM the source is smoothed first.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -29,14 +32,26 @@ Float3 = npt.NDArray[np.float64]
 Region = tuple[slice, slice, slice]
 Shape3 = tuple[int, int, int]
 Array = np.ndarray[Any, np.dtype[Any]]
-Read = Callable[[Region], Array]
 
 # Below this ratio of voxel edges linear interpolation alone aliases little.
 ANTI_ALIAS_FROM = 1.3
 # From this ratio on the mean of 2x2x2 voxels serves as the filter: 10 times faster than smoothing.
 POOL_FROM = 1.75
+# Voxels read beyond what a view reaches: one for interpolation, one for the filter.
+MARGIN = 2
+# A mask reaches where its interpolated value is one half; a tie goes to the mask (a class one voxel
+# thin must survive a shift by half a voxel), also where rounding leaves it just below.
+HALF = 0.5 - 1e-4
 BEND_SEGMENTS = 4
 LATERAL_AXIS = 2
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where an array lies in a volume: its index i is at `origin + i * step` (zyx, voxels)."""
+
+    origin: tuple[float, float, float]
+    step: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -102,65 +117,131 @@ def draw_view(
     return View(np.asarray(centre, np.float64), matrix, bend, mirror)
 
 
-def sample_image(view: View, patch: int, shape: Shape3, read: Read, fill: float) -> torch.Tensor:
-    """The image seen by a view: (P, P, P) float32.
+def region_of(view: View, patch: int, shape: Shape3) -> Region | None:
+    """The part of the volume that the view reads, or None where it lies beside the volume."""
+    low, high = view.bounds(patch)
+    first = np.maximum(np.floor(low).astype(int) - MARGIN, 0)
+    last = np.minimum(np.ceil(high).astype(int) + MARGIN + 1, shape)
+    if np.any(first >= last):
+        return None
+    z, y, x = (slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
+    return z, y, x
 
-    shape: of the volume. read: region (zyx slices inside the volume) -> array.
-    fill: value outside the volume.
+
+def frame_of(region: Region) -> Frame:
+    """The frame of an array that was read from a region of a volume."""
+    z, y, x = (float(side.start) for side in region)
+    return Frame((z, y, x))
+
+
+def prefilter(
+    source: torch.Tensor, frame: Frame, ratio: float, fill: float
+) -> tuple[torch.Tensor, Frame]:
+    """What a view `ratio` times coarser than the source may sample without aliasing.
+
+    source: (z, y, x) float32, outside of which lies `fill`. From POOL_FROM on its size is halved.
     """
-    region = _region(view, patch, shape)
-    if region is None:
-        return torch.full((patch, patch, patch), fill, dtype=torch.float32)
-    source = torch.from_numpy(np.ascontiguousarray(read(region))).float() - fill
-    origin = np.array([s.start for s in region], np.float64)
-    step = 1.0
-    if view.ratio >= POOL_FROM and min(source.shape) > 1:
-        source = functional.avg_pool3d(source[None], 2, ceil_mode=True)[0]
-        origin, step = origin + 0.5, 2.0
-    elif view.ratio > ANTI_ALIAS_FROM:
-        source = _smooth(source, view.ratio)
-    grid = _grid(view, patch, origin, step, source.shape)
-    seen = functional.grid_sample(source[None, None], grid, align_corners=False)
-    return seen[0, 0] + fill
+    if ratio >= POOL_FROM and min(source.shape) > 1:
+        z, y, x = (o + 0.5 * frame.step for o in frame.origin)
+        pooled = functional.avg_pool3d(source[None], 2, ceil_mode=True)[0]
+        return pooled, Frame((z, y, x), 2.0 * frame.step)
+    if ratio > ANTI_ALIAS_FROM:
+        return _smooth(source - fill, ratio) + fill, frame
+    return source, frame
 
 
-def sample_masks(view: View, patch: int, shape: Shape3, read: Read, count: int) -> torch.Tensor:
-    """Masks seen by a view: (count, P, P, P) bool; nothing lies outside the volume.
+def positions(view: View, patch: int, device: torch.device | None = None) -> torch.Tensor:
+    """Where the voxels of the patch lie in the volume: (3, P, P, P) float32, zyx, voxels.
 
-    read: region -> (count, z, y, x) bool or uint8. Each mask is interpolated linearly and cut at
-    one half: for classes that exclude each other this is the arg-max against background, unions
-    and regions need no special case, and no staircase is left where the view is finer than the
-    volume. Nothing is smoothed first (as in volume.resampling): thin classes would vanish.
+    Built by broadcasting: torch's affine_grid takes twice as long and could not hold the bend.
     """
-    region = _region(view, patch, shape)
-    if region is None or count == 0:
-        return torch.zeros((count, patch, patch, patch), dtype=torch.bool)
-    source = torch.from_numpy(np.ascontiguousarray(read(region))).float()
-    origin = np.array([s.start for s in region], np.float64)
-    grid = _grid(view, patch, origin, 1.0, source.shape[1:])
-    # A tie goes to the mask: a class one voxel thin must survive a shift by half a voxel.
-    return functional.grid_sample(source[None], grid, align_corners=False)[0] >= 0.5
+    ramp = torch.arange(patch, dtype=torch.float32, device=device) - (patch - 1) / 2
+    where = torch.empty((3, patch, patch, patch), dtype=torch.float32, device=device)
+    for axis, (to_z, to_y, to_x) in enumerate(view.matrix.tolist()):
+        along_z = (ramp * to_z + float(view.centre[axis]))[:, None, None]
+        torch.add(along_z + (ramp * to_y)[:, None], ramp * to_x, out=where[axis])
+    if view.bend is not None:
+        where += smooth_field(view.bend, (patch,) * 3, device)
+    return where
 
 
-def sample_nearest(view: View, patch: int, shape: Shape3, read: Read) -> torch.Tensor:
-    """Whole numbers seen by a view, nearest voxel, 0 outside: (P, P, P) int64."""
-    region = _region(view, patch, shape)
-    if region is None:
-        return torch.zeros((patch, patch, patch), dtype=torch.int64)
-    source = torch.from_numpy(np.ascontiguousarray(read(region)).astype(np.float32))
-    origin = np.array([s.start for s in region], np.float64)
-    grid = _grid(view, patch, origin, 1.0, source.shape)
-    seen = functional.grid_sample(source[None, None], grid, mode="nearest", align_corners=False)
-    return seen[0, 0].long()
+def sample_image(
+    source: torch.Tensor, frame: Frame, where: torch.Tensor, fill: float
+) -> torch.Tensor:
+    """An image at positions of the volume, interpolated linearly: float32 like `where[0]`.
+
+    source: (z, y, x) floating, lies in the volume as `frame` says; `fill` is the value outside.
+    where: (3, ...) with three axes, from `positions`.
+    """
+    source = source.to(where.device, non_blocking=True).float() - fill
+    axes = zip(where, frame.origin, source.shape, strict=True)
+    # grid_sample wants x, y, z from -1 to 1 over the outer edges of the source.
+    units = [w * (2 / (frame.step * n)) + ((1 - 2 * o / frame.step) / n - 1) for w, o, n in axes]
+    grid = torch.stack(units[::-1], dim=-1)[None]
+    return functional.grid_sample(source[None, None], grid, align_corners=False)[0, 0] + fill
 
 
-def smooth_field(controls: npt.NDArray[np.float32], size: int) -> torch.Tensor:
-    """Cubic B-spline of control points (..., n, n, n) on a cube of `size` voxels: (..., size^3)."""
-    basis = _basis(size, controls.shape[-1])
-    rows = torch.from_numpy(controls) @ basis.T
-    planes = (basis @ rows).flatten(-2)
-    cube: torch.Tensor = basis @ planes
-    return cube.reshape(*controls.shape[:-3], size, size, size)
+def sample_masks(
+    numbers: torch.Tensor, frame: Frame, where: torch.Tensor, table: torch.Tensor
+) -> torch.Tensor:
+    """Masks at positions of the volume: (C, P, P, P) bool.
+
+    numbers: (z, y, x) uint8 or int16, rows of `table`; row 0 lies outside. table: (rows, C) bool.
+    Each mask is interpolated linearly and cut at one half: for classes that exclude each other this
+    is the arg-max against background, unions and regions need no special case, and no staircase is
+    left where the view is finer than the map. Nothing is smoothed first (as in volume.resampling):
+    thin classes would vanish. The cost depends neither on the size of the map nor much on C.
+    """
+    padded = functional.pad(numbers.to(where.device, non_blocking=True), (1,) * 6)
+    first, parts = torch.zeros_like(where[0], dtype=torch.int64), []
+    for axis, (w, origin, n) in enumerate(zip(where, frame.origin, numbers.shape, strict=True)):
+        index = ((w - origin) / frame.step).clamp_(-1, n)
+        lower = index.floor().clamp_(max=n - 1)
+        first += (lower.long() + 1) * padded.stride(axis)
+        parts.append((index - lower).reshape(-1))
+    first, flat = first.reshape(-1), padded.reshape(-1)
+    seen = table[flat[first].int()]
+    at: torch.Tensor | slice = slice(None)
+    if where.device.type == "cpu":
+        # Where all eight neighbours are alike there is nothing to interpolate: nine voxels of ten.
+        # Other devices would have to be waited for to know how many are left.
+        at = torch.nonzero(_borders(padded).reshape(-1)[first])[:, 0]
+    corners = _corners(padded)
+    rows = torch.stack([flat[first[at] + offset] for _, offset in corners], dim=-1)
+    sides = [(1 - part[at], part[at]) for part in parts]
+    weights = [sides[0][z] * sides[1][y] * sides[2][x] for (z, y, x), _ in corners]
+    share = functional.embedding_bag(
+        rows.int(), table.float(), mode="sum", per_sample_weights=torch.stack(weights, dim=-1)
+    )
+    seen[at] = share >= HALF
+    return seen.T.reshape(-1, *where.shape[1:])
+
+
+def sample_nearest(source: torch.Tensor, frame: Frame, where: torch.Tensor) -> torch.Tensor:
+    """Whole numbers (z, y, x) at positions of the volume, nearest voxel, 0 outside."""
+    padded = functional.pad(source, (1,) * 6)
+    z, y, x = (
+        ((w - origin) / frame.step).round().clamp(-1, n).long() + 1
+        for w, origin, n in zip(where, frame.origin, source.shape, strict=True)
+    )
+    return padded[z, y, x]
+
+
+def smooth_field(
+    controls: npt.NDArray[np.float32], shape: Sequence[int], device: torch.device | None = None
+) -> torch.Tensor:
+    """Cubic B-spline of control points (..., n, n, n) on a box of `shape` voxels (..., z, y, x)."""
+    z, y, x = (_basis(size, controls.shape[-1]).to(device) for size in shape)
+    rows = torch.from_numpy(controls).to(device) @ x.T
+    planes = (y @ rows).flatten(-2)
+    box: torch.Tensor = z @ planes
+    return box.reshape(*controls.shape[:-3], *shape)
+
+
+def smooth_curve(controls: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.float32]:
+    """Cubic B-spline of control points (n,), n >= 4, at `size` equal distances: (size,)."""
+    curve: npt.NDArray[np.float32] = _basis(size, len(controls)).numpy() @ controls
+    return curve
 
 
 def clamp_centre(centre: Float3, shape: Sequence[int], extent: Float3) -> Float3:
@@ -174,42 +255,22 @@ def clamp_centre(centre: Float3, shape: Sequence[int], extent: Float3) -> Float3
     return np.where(low > high, middle, np.clip(centre, low, high))
 
 
-def _region(view: View, patch: int, shape: Shape3) -> Region | None:
-    """The part of the volume that the view reads, or None where it reads nothing."""
-    low, high = view.bounds(patch)
-    margin = 2 if view.ratio > ANTI_ALIAS_FROM else 1
-    first = np.maximum(np.floor(low).astype(int) - margin, 0)
-    last = np.minimum(np.ceil(high).astype(int) + margin + 1, shape)
-    if np.any(first >= last):
-        return None
-    z, y, x = (slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
-    return z, y, x
+def _corners(array: torch.Tensor) -> list[tuple[Shape3, int]]:
+    """The corners of a cube of eight voxels, and how far each is from the first in memory."""
+    z, y, x = array.stride()
+    return [((i, j, k), i * z + j * y + k * x) for i, j, k in product((0, 1), repeat=3)]
 
 
-def _grid(
-    view: View, patch: int, origin: Float3, step: float, shape: Sequence[int]
-) -> torch.Tensor:
-    """Positions for grid_sample: (1, P, P, P, 3) in x, y, z order, -1..1 over the source's edges.
-
-    Index i of the source lies at origin + i * step. Built by broadcasting: torch's affine_grid
-    takes twice as long and could not hold the bend.
-    """
-    size = np.asarray(shape, np.float64)
-    to_unit = 2.0 / (step * size)
-    offset = (view.centre - origin) * to_unit + 1.0 / size - 1.0
-    columns = torch.from_numpy((view.matrix * to_unit[:, None]).astype(np.float32))
-    ramp = torch.arange(patch, dtype=torch.float32) - (patch - 1) / 2
-    shift = torch.from_numpy(offset.astype(np.float32))
-    grid = torch.empty((patch, patch, patch, 3), dtype=torch.float32)
-    bend = None if view.bend is None else smooth_field(view.bend, patch)
-    for axis in range(3):
-        along_z = (ramp * columns[axis, 0] + shift[axis])[:, None, None]
-        along_y = (ramp * columns[axis, 1])[:, None]
-        position = along_z + along_y + ramp * columns[axis, 2]
-        if bend is not None:
-            position = position.add_(bend[axis], alpha=float(to_unit[axis]))
-        grid[..., 2 - axis] = position
-    return grid[None]
+def _borders(numbers: torch.Tensor) -> torch.Tensor:
+    """Whether the eight voxels from each voxel on differ: bool; at the far ends never."""
+    found = torch.zeros(numbers.shape, dtype=torch.bool)
+    inner = found[:-1, :-1, :-1]
+    ends = [n - 1 for n in numbers.shape]
+    for (z, y, x), offset in _corners(numbers):
+        if offset:
+            other = numbers[z : z + ends[0], y : y + ends[1], x : x + ends[2]]
+            inner |= numbers[:-1, :-1, :-1] != other
+    return found
 
 
 def _smooth(source: torch.Tensor, ratio: float) -> torch.Tensor:

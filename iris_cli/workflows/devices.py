@@ -32,3 +32,28 @@ def choose_device(wanted: str) -> str:
             fix="use --device cpu, or see `iris doctor`",
         )
     return f"cuda:{index}"
+
+
+def choose_devices(wanted: str) -> tuple[str, ...]:
+    """Turn `0,1` or `cuda:0,cuda:1` or `cpu,cpu` into devices that are there, one for each rank.
+
+    raises UsageError where a CUDA device is named twice, and as `choose_device` does.
+    """
+    words = [word.strip() for word in wanted.split(",")]
+    devices = tuple(choose_device(f"cuda:{w}" if w.isdecimal() else w) for w in words)
+    twice = sorted({d for d in devices if d != "cpu" and devices.count(d) > 1})
+    if twice:
+        raise UsageError(
+            "two ranks cannot share a CUDA device",
+            found=wanted,
+            expected=f"{', '.join(twice)} once",
+            fix="name every device once; only cpu may be repeated",
+        )
+    return devices
+
+
+def choose_rank_device(wanted: str, local_rank: int) -> str:
+    """The device of one of several processes on this machine: auto and cuda count them through."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return choose_device(f"cuda:{local_rank}" if wanted == "cuda" else wanted)

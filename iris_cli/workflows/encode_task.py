@@ -9,14 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from iris_cli.dataset.classes import ClassLabel, Modality, pick_classes
+from iris_cli.dataset.classes import (
+    ClassLabel,
+    Modality,
+    parse_class_arguments,
+    pick_classes,
+)
 from iris_cli.dataset.references import References, find_references, references_from_pairs
 from iris_cli.errors import DataRefused, IrisError, UsageError
 from iris_cli.execution.progress import Progress, SilentProgress
 from iris_cli.files.publish import publish_json, remove_leftovers
 from iris_cli.files.schema import read_json
+from iris_cli.model.bank import load_bank
 from iris_cli.model.model import Model, load_model
-from iris_cli.task.encoding import Reference, encode_references
+from iris_cli.task.encoding import Reference, encode_references, require_profile
+from iris_cli.task.from_bank import task_from_bank
 from iris_cli.task.task_file import TASK_ENDING, Task, read_task, write_task
 from iris_cli.volume.reading import AssumedSpacing, read_labels
 
@@ -83,6 +90,17 @@ class EncodeReport:
 
     def class_rows(self) -> list[dict[str, Any]]:
         """One row per class for a table."""
+        header = self.task.header
+        if header.bank:
+            return [
+                {
+                    "class": entry.name,
+                    "value": entry.value,
+                    "from the memory bank": source.name,
+                    "episodes": source.episodes,
+                }
+                for entry, source in zip(header.classes, header.bank, strict=True)
+            ]
         return [
             {
                 "class": entry.name,
@@ -92,7 +110,7 @@ class EncodeReport:
                 "voxels": entry.voxels,
                 "coverage": f"{entry.coverage:.0%}",
             }
-            for entry in self.task.header.classes
+            for entry in header.classes
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -130,13 +148,7 @@ def encode_task(
     predicted by them would count as of another task.
     raises UsageError, DataRefused as `find_references` and `encode_references` do.
     """
-    if not output.name.endswith(TASK_ENDING) or output.name == TASK_ENDING:
-        raise UsageError(
-            "a task file has another ending",
-            file=output,
-            expected=f"NAME{TASK_ENDING}",
-            fix=f"call it {output.name.partition('.')[0] or 'task'}{TASK_ENDING}",
-        )
+    _check_ending(output)
     references = source.find(channel, assume_spacing)
     known = _KnownTask(output) if reuse else None
     task = encode_found(
@@ -160,6 +172,66 @@ def encode_task(
     if known is not None:
         known.record(task)
     return EncodeReport(task, path, names)
+
+
+def encode_from_bank(
+    names: Sequence[str],
+    output: Path,
+    *,
+    model: str | Path | None = None,
+    modality: Modality | None = None,
+    channel: int = 0,
+) -> EncodeReport:
+    """Publish a task of classes that the model remembers from its training; no references needed.
+
+    names: entries of the model's memory bank, `<set>/<class>`, or `<set>/<class>=VALUE`; values
+    count from 1 where none is given. model: as `load_model`. modality: only where the images of a
+    set are of both.
+    raises UsageError where the model has no bank or no such entry, or the entries do not go
+    together (`task.from_bank`).
+    """
+    _check_ending(output)
+    loaded = load_model(model)
+    require_profile(loaded)
+    bank = load_bank(model, loaded)
+    if bank is None:
+        raise UsageError(
+            f"model {loaded.card.name!r} has no memory bank",
+            found="no bank.safetensors beside its weights",
+            fix="use a model folder that `iris train` made, or encode a task from references",
+        )
+    wanted, values = _names_and_values(names)
+    task = task_from_bank(
+        loaded.card, bank.pick(wanted), values, modality=modality, channel=channel
+    )
+    remove_leftovers(output.parent, output.name)
+    return EncodeReport(task, write_task(output, task), ())
+
+
+def _names_and_values(texts: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Values where all names have one, else 1, 2, ..."""
+    given = [text for text in texts if text.rpartition("=")[2].isdecimal() and "=" in text]
+    if not given:
+        return list(texts), list(range(1, len(texts) + 1))
+    table = parse_class_arguments(texts)
+    values = [value for value in table.values() if isinstance(value, int) and value > 0]
+    if len(values) < len(table):
+        raise UsageError(
+            "a class of the memory bank gets one label value, above 0",
+            found=", ".join(texts),
+            fix="write for example Set/liver=1",
+        )
+    return list(table), values
+
+
+def _check_ending(output: Path) -> None:
+    if not output.name.endswith(TASK_ENDING) or output.name == TASK_ENDING:
+        raise UsageError(
+            "a task file has another ending",
+            file=output,
+            expected=f"NAME{TASK_ENDING}",
+            fix=f"call it {output.name.partition('.')[0] or 'task'}{TASK_ENDING}",
+        )
 
 
 class _KnownTask:

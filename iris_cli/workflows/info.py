@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from iris_cli.errors import DataRefused, UsageError
 from iris_cli.files.schema import read_json
 
 if TYPE_CHECKING:
+    from iris_cli.model.bank import BankEntry
     from iris_cli.volume.reading import AssumedSpacing
 
 
@@ -42,6 +43,8 @@ def describe(path: Path, *, assume_spacing: AssumedSpacing = None) -> Descriptio
         return _describe_volume(path, assume_spacing)
     if path.name.endswith(".task.pt"):
         return _describe_task(path)
+    if path.suffix == ".pt":
+        return _describe_checkpoint(path)
     if path.suffix == ".json":
         return _describe_json(path)
     if path.suffix == ".safetensors":
@@ -53,7 +56,7 @@ def _unknown(path: Path) -> UsageError:
     return UsageError(
         "not a file or folder iris knows",
         file=path,
-        expected="a volume, .task.pt, model, plan, receipt, raw data set or run",
+        expected="a volume, .task.pt, model, checkpoint, plan, receipt, raw data set or run",
     )
 
 
@@ -109,6 +112,7 @@ def _describe_task(path: Path) -> Description:
         "working spacing, mm": header.spacing_mm,
         "why": header.spacing_reason,
         "references": len(header.references),
+        "from the memory bank": [f"{s.name}: {s.episodes} episodes" for s in header.bank],
         "licence": header.licence,
         "warnings": list(header.warnings),
         "fingerprint": task.fingerprint(),
@@ -118,12 +122,57 @@ def _describe_task(path: Path) -> Description:
 
 
 def _describe_model(path: Path) -> Description:
+    from iris_cli.model.bank import load_bank
     from iris_cli.model.model import load_model
 
-    model = load_model(str(path))
+    model = load_model(path)
+    bank = load_bank(path, model)
     facts = model.card.model_dump(mode="json")
     facts["parameters"] = sum(p.numel() for p in model.network.parameters())
-    return Description("model", path, facts, {})
+    tables = {} if bank is None else {"memory bank": _bank_rows(bank.entries)}
+    return Description("model", path, facts, tables)
+
+
+def _bank_rows(entries: Sequence[BankEntry]) -> tuple[Mapping[str, Any], ...]:
+    return tuple(
+        {
+            "class": entry.name,
+            "episodes": entry.episodes,
+            "modality": entry.modality or "both",
+            "working spacing, mm": entry.spacing_mm,
+            "licence": entry.licence or "not stated",
+        }
+        for entry in entries
+    )
+
+
+def _describe_checkpoint(path: Path) -> Description:
+    from iris_cli.training.checkpoint import read_checkpoint
+
+    state = read_checkpoint(path)
+    facts = {
+        "finished steps": state["step"],
+        "score": state.get("score", state.get("best_score")),
+        "parameters and buffers": sum(tensor.numel() for tensor in state["ema"].values()),
+        "network": state["network"],
+        "plan fingerprint": state["plan"],
+        "data fingerprint": state["data"],
+    }
+    bank = state.get("bank")  # checkpoints of earlier versions have none
+    tables = {} if bank is None else {"memory bank": _bank_of_checkpoint(path, bank)}
+    return Description("checkpoint", path, facts, tables)
+
+
+def _bank_of_checkpoint(path: Path, state: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """Modality and spacing stand in the plan of the run, if it lies beside the checkpoint."""
+    from iris_cli.planning.bank import bank_of_run
+    from iris_cli.planning.plan import read_plan
+
+    plan = path.parent / "plan.json"
+    if plan.exists():
+        return _bank_rows(bank_of_run(read_plan(plan), state).entries)
+    counted = zip(state["names"], state["counts"], strict=True)
+    return tuple({"class": name, "episodes": count} for name, count in counted)
 
 
 def _describe_raw(path: Path) -> Description:
@@ -205,6 +254,7 @@ def _describe_plan(path: Path) -> Description:
     facts = {
         "name": plan.name,
         "preset": plan.preset,
+        "recipe": plan.recipe,
         "patch": plan.patch,
         "s0, mm": plan.s0,
         "network": plan.network.model_dump(mode="json"),

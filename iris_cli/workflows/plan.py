@@ -17,11 +17,17 @@ from iris_cli.execution.progress import Progress
 from iris_cli.execution.signals import StopRequest
 from iris_cli.files.schema import nearest
 from iris_cli.planning.estimate import TrainingEstimate, estimate_preprocessing, estimate_training
-from iris_cli.planning.overrides import apply_overrides, override_record, split_override
+from iris_cli.planning.overrides import (
+    BY_HAND,
+    apply_overrides,
+    override_record,
+    split_override,
+)
 from iris_cli.planning.plan import Plan, RawSet, make_plan, write_plan
-from iris_cli.planning.presets import DEFAULT_PRESET, Preset, preset
+from iris_cli.planning.presets import DEFAULT_RECIPE, Preset, Recipe, preset, recipe
 from iris_cli.preparation.findings import IntegrityReport, raise_if_refused
 from iris_cli.preparation.integrity import check_datasets
+from iris_cli.workflows.validation import read_unseen_set
 
 RAW, PLANS, DEFAULT_PLAN = "raw", "plans", "default"
 
@@ -30,8 +36,10 @@ _NOT_SETTINGS: Mapping[str, str] = MappingProxyType(
     {
         "name": "name the plan with --name",
         "preset": "pick the preset with --preset",
+        "recipe": "pick the recipe with --recipe",
         "format": "leave it out: it says which version of iris reads the file",
         "held_out_sets": "name sets that are held out with --hold-out",
+        "validation_sets": "name sets to validate on alone with --validate-on",
     }
 )
 
@@ -40,6 +48,7 @@ _NOT_SETTINGS: Mapping[str, str] = MappingProxyType(
 class PlanReport:
     """What planning found and decided, and where the plan was written.
 
+    estimate, estimate_cuda: memory of the largest training step on a CPU and on a GPU.
     preprocess_bytes: most memory that one worker of `iris preprocess` will take.
     """
 
@@ -47,6 +56,7 @@ class PlanReport:
     path: Path
     integrity: tuple[IntegrityReport, ...]
     estimate: TrainingEstimate
+    estimate_cuda: TrainingEstimate
     preprocess_bytes: int
 
     def set_rows(self) -> list[dict[str, str]]:
@@ -59,7 +69,8 @@ class PlanReport:
             "path": str(self.path),
             "plan": self.plan.model_dump(mode="json", by_alias=True),
             "integrity": [report.to_json() for report in self.integrity],
-            "estimate": self.estimate.model_dump(mode="json"),
+            "estimate": self.estimate.to_json(),
+            "estimate_cuda": self.estimate_cuda.to_json(),
             "preprocess_bytes_per_worker": self.preprocess_bytes,
         }
 
@@ -70,8 +81,10 @@ def plan(
     workspace: Path,
     output: Path | None = None,
     name: str = DEFAULT_PLAN,
-    preset_name: str = DEFAULT_PRESET,
+    preset_name: str | None = None,
+    recipe_name: str = DEFAULT_RECIPE,
     held_out_sets: Sequence[str | Path] = (),
+    validation_sets: Sequence[str | Path] = (),
     overrides: Sequence[str] = (),
     seed: int = 0,
     workers: int = 0,
@@ -80,17 +93,27 @@ def plan(
 ) -> PlanReport:
     """Check the sets, plan for them, and write `plans/<name>.json` (or `output`).
 
-    sets: names below `<workspace>/raw` or folders; none means all of them that are not held out.
+    sets: names below `<workspace>/raw` or folders; none means all of them that are neither held
+    out nor for validation alone. validation_sets: sets that only validation opens.
+    preset_name: by default the one that the recipe is meant for.
     overrides: `key=value`; `network.*`, `patch`, `s0` and `training.*` act before the spacings
     are chosen, everything else on the finished plan.
     raises DataRefused with every error of every set, UsageError for unknown names and keys.
     """
     path = _target(workspace, name, output)
     held_out = [find_raw(workspace, item) for item in held_out_sets]
-    folders = find_raw_sets(workspace, sets, without=held_out)
-    _check_held_out(folders, held_out)
+    unseen = [find_raw(workspace, item) for item in validation_sets]
+    folders = find_raw_sets(workspace, sets, without=[*held_out, *unseen])
+    _check_apart(folders, held_out, "planned for and held out")
+    _check_apart(folders, unseen, "planned for and an unseen set of validation")
+    _check_apart(unseen, held_out, "an unseen set of validation and held out")
+    for folder in unseen:
+        read_unseen_set(folder)
     early, late = _split_overrides(overrides)
-    chosen = override_record(_seeded(preset(preset_name), seed), early)
+    followed = recipe(recipe_name)
+    preset_name = preset_name or followed.preset
+    chosen = followed.applied_to(_seeded(preset(preset_name), seed))
+    chosen = override_record(chosen, early)
     raws = [read_raw_dataset(folder, strict=False) for folder in folders]
     reports = check_datasets(raws, workers=workers, progress=progress, stop=stop)
     raise_if_refused(reports)
@@ -102,12 +125,20 @@ def plan(
         preset_name=preset_name,
         workspace=workspace,
         held_out_sets={set_name(folder): folder for folder in held_out},
+        validation_sets={set_name(folder): folder for folder in unseen},
         seed=seed,
     )
-    made = apply_overrides(made, late)
+    made = apply_overrides(_follow(made, recipe_name, followed), late)
     made = _note(made, early)
     write_plan(path, made)
-    return PlanReport(made, path, reports, estimate_training(made), estimate_preprocessing(made))
+    return PlanReport(
+        made,
+        path,
+        reports,
+        estimate=estimate_training(made, "cpu"),
+        estimate_cuda=estimate_training(made, "cuda"),
+        preprocess_bytes=estimate_preprocessing(made),
+    )
 
 
 def find_raw_sets(
@@ -169,15 +200,17 @@ def _check_distinct(folders: Sequence[Path]) -> None:
             )
 
 
-def _check_held_out(folders: Sequence[Path], held_out: Sequence[Path]) -> None:
-    _check_distinct(held_out)
-    for folder in folders:
-        for other in held_out:
+def _check_apart(ours: Sequence[Path], theirs: Sequence[Path], uses: str) -> None:
+    """Refuse a set with two uses."""
+    _check_distinct(theirs)
+    for folder in ours:
+        for other in theirs:
             if folder.resolve() == other.resolve() or set_name(folder) == set_name(other):
                 raise UsageError(
-                    f"set {set_name(folder)!r} is both planned for and held out",
-                    found=f"{folder}, --hold-out {other}",
-                    fix="leave it out of the sets or of --hold-out; rename one where they differ",
+                    f"set {set_name(folder)!r} is both {uses}",
+                    found=f"{folder}, {other}",
+                    fix="name it among the sets, with --hold-out or with --validate-on, and only "
+                    "once; rename one of the folders where they differ",
                 )
 
 
@@ -226,10 +259,18 @@ def _group(text: str) -> str:
     return split_override(text)[0].split(".")[0]
 
 
+def _follow(made: Plan, name: str, followed: Recipe) -> Plan:
+    """The plan with the name of its recipe, and its reasons."""
+    reasons = {**made.reasons, "recipe": followed.reason, **followed.reasons()}
+    if {"steps", "batch"} <= set(followed.settings):
+        reasons["training"] = f"schedule of recipe {name}"
+    return made.model_copy(update={"recipe": name, "reasons": reasons})
+
+
 def _note(made: Plan, early: Sequence[str]) -> Plan:
     """Reasons for what was set before planning."""
     keys = [split_override(text)[0] for text in early]
-    reasons = {**made.reasons, **dict.fromkeys(keys, "set by hand (--set)")}
+    reasons = {**made.reasons, **dict.fromkeys(keys, BY_HAND)}
     return made.model_copy(update={"reasons": reasons})
 
 

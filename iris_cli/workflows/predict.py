@@ -18,6 +18,7 @@ import torch
 from iris_cli.dataset.label_files import LABELS_FILE, read_labels_file
 from iris_cli.dataset.queries import FoundQueries, QueryVolume, search_queries
 from iris_cli.errors import DataRefused, IrisError, UsageError
+from iris_cli.execution.failures import FAILURES, note_failures
 from iris_cli.execution.jobs import CaseJob, RunSummary, run_cases
 from iris_cli.execution.progress import Progress
 from iris_cli.execution.signals import StopRequest
@@ -201,6 +202,7 @@ def predict(
         claims=output / HIDDEN / "claims",
         stop=stop,
     )
+    note_failures(output / HIDDEN / FAILURES, run)
     if not _other_label_maps(output, prepared.payloads):
         write_legend(output, legend)
     return PredictReport(run, output, prepared.task, prepared.classes, prepared.notes)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,28 @@ from iris_cli.errors import DataRefused, UsageError
 from iris_cli.execution.signals import StopRequest
 from iris_cli.files.publish import publish_json
 from iris_cli.files.schema import read_json
-from iris_cli.model.model import ModelCard, save_model
+from iris_cli.model.bank import save_bank
+from iris_cli.model.model import ModelCard, load_model, save_model
 from iris_cli.network.iris_network import IrisNetwork
+from iris_cli.planning.bank import bank_of_run
+from iris_cli.planning.estimate import estimate_training
 from iris_cli.planning.overrides import apply_overrides
 from iris_cli.planning.plan import Plan, read_plan, write_plan
 from iris_cli.planning.training_sets import sets_for_training
-from iris_cli.report.curves import draw_progress
-from iris_cli.training.checkpoint import BEST, read_checkpoint, read_newest
+from iris_cli.training.checkpoint import BEST, State, read_checkpoint, read_newest
+from iris_cli.training.distributed import Ranks, joined
+from iris_cli.training.launch import launch
+from iris_cli.training.observers import Observer
 from iris_cli.training.run import TrainingOutcome, plan_fingerprint
 from iris_cli.training.run import train as train_network
 from iris_cli.training.settings import WITHOUT_INFLUENCE
 from iris_cli.workflows.validation import InContextValidation
+from iris_cli.workflows.watching import pictures
 
-RUNS, RUN_PLAN, MANIFEST, MODEL, PROGRESS = (
-    "runs", "plan.json", "manifest.json", "model", "progress.png",
-)  # fmt: skip
+RUNS, RUN_PLAN, MANIFEST, MODEL = "runs", "plan.json", "manifest.json", "model"
+
+View = Callable[[Path], Sequence[Observer]]
+"""Gets the folder of a run; returns who looks on beside the records and pictures of the run."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,7 @@ def train(
     device: str = "cpu",
     workers: int | None = None,
     validation: InContextValidation | None = None,
+    view: View | None = None,
     stop: StopRequest | None = None,
 ) -> TrainReport:
     """Train a model by a plan, or go on with a run; the finished model lies in `<run>/model`.
@@ -76,36 +85,80 @@ def train(
     init_from: checkpoint or model whose weights a new run starts from.
     validation: default what the run was begun with, `InContextValidation()` for a new one. Other
     settings are validated with, but their scores choose no best checkpoint.
-    raises Stopped (everything is saved), Diverged, DataRefused, UsageError.
+    In a process that torchrun or `train_on` started this is one rank of several, which all make
+    the same call and return the same.
+    raises Stopped (everything is saved), Diverged, DataRefused, UsageError, RankLost.
     """
     folder = run_folder(run, workspace)
     made = _plan_of_run(folder, plan or workspace / "plans" / "default.json", overrides)
-    sets = sets_for_training(made, workspace)
-    manifest = _manifest(folder, made, workspace, device, validation or InContextValidation())
-    frozen = _frozen_validation(manifest)
-    chosen = validation or frozen or InContextValidation()
-    outcome = train_network(
-        folder,
-        made.network,
-        made.training,
-        sets,
-        made.patch,
-        validate=chosen.bind(made, workspace, device),
-        scores_compare=frozen in (None, chosen),
-        observe=lambda metrics: _picture(metrics, folder / PROGRESS),
-        stop=stop,
-        init_from=init_from,
-        device=device,
-        workers=workers,
-    )
-    step, weights = _weights_to_export(folder)
-    return TrainReport(outcome, folder, _export(folder, step, weights), step)
+    with joined(torch.device(device), made.training.timeout_s) as ranks:
+        given = validation or InContextValidation()
+        manifest = ranks.from_first(
+            lambda: _open_run(folder, made, _new_manifest(made, workspace, device, ranks, given)),
+            "opening the run folder",
+        )
+        frozen = _frozen_validation(manifest)
+        chosen = validation or frozen or InContextValidation()
+        outcome = train_network(
+            folder,
+            made.network,
+            made.training,
+            sets_for_training(made, workspace),
+            made.patch,
+            validate=chosen.bind(made, workspace, device) if ranks.rank == 0 else None,
+            scores_compare=frozen in (None, chosen),
+            observers=_observers(folder, view) if ranks.rank == 0 else (),
+            stop=stop,
+            init_from=init_from,
+            device=device,
+            workers=workers,
+            ranks=ranks,
+        )
+        return ranks.from_first(lambda: _report(folder, outcome), "writing the model")
+
+
+def train_on(
+    devices: Sequence[str],
+    run: str | Path,
+    *,
+    stop: StopRequest,
+    threads: int | None = None,
+    **options: Any,
+) -> TrainReport:
+    """`train` with one process for each device, started and watched from here.
+
+    options: those of `train`, picklable. threads: of each process, by default the cores shared
+    out. raises what `train` raises, and EnvironmentProblem where a process died.
+    """
+    return launch(partial(_train_rank, run, options), devices, stop, threads=threads)
+
+
+def _train_rank(
+    run: str | Path, options: dict[str, Any], device: str, stop: StopRequest
+) -> TrainReport:
+    return train(run, device=device, stop=stop, **options)
+
+
+def _observers(folder: Path, view: View | None) -> tuple[Observer, ...]:
+    return (*pictures(folder), *(view(folder) if view is not None else ()))
+
+
+def _report(folder: Path, outcome: TrainingOutcome) -> TrainReport:
+    state = _state_to_export(folder)
+    return TrainReport(outcome, folder, _export(folder, state), int(state["step"]))
 
 
 def run_folder(run: str | Path, workspace: Path) -> Path:
     """The folder a run name or path means."""
     path = Path(run)
     return path if len(path.parts) > 1 or path.is_dir() else workspace / RUNS / path
+
+
+def predicted_memory(folder: Path) -> str | None:
+    """What the largest step of a begun run takes, in words; None in manifests that do not say."""
+    manifest: dict[str, Any] = read_json(folder / MANIFEST)
+    text = manifest.get("memory", {}).get("text")
+    return None if text is None else str(text)
 
 
 def export_model(folder: Path, *, name: str | None = None, licence: str | None = None) -> Path:
@@ -115,20 +168,19 @@ def export_model(folder: Path, *, name: str | None = None, licence: str | None =
     scores do not compare. The card notes the step. name: default, the run's. returns:
     `<run>/model`. raises UsageError where the run has no checkpoint yet.
     """
-    return _export(folder, *_weights_to_export(folder), name=name, licence=licence)
+    return _export(folder, _state_to_export(folder), name=name, licence=licence)
 
 
 def _export(
     folder: Path,
-    step: int,
-    weights: dict[str, torch.Tensor],
+    state: State,
     *,
     name: str | None = None,
     licence: str | None = None,
 ) -> Path:
     plan = read_plan(folder / RUN_PLAN)
     network = IrisNetwork(plan.network)
-    network.load_state_dict(weights)
+    network.load_state_dict(state["ema"])
     card = ModelCard.of(
         network,
         name=name or folder.resolve().name,
@@ -137,13 +189,15 @@ def _export(
         patch=plan.patch,
         licence=licence or _licence(plan),
         training_sets=tuple(sorted(item.name for item in sets_for_training(plan, Path()))),
-        notes=f"averaged weights after step {step} of {plan.training.steps}",
+        notes=f"averaged weights after step {state['step']} of {plan.training.steps}",
     )
-    return save_model(folder / MODEL, network, card)
+    model = save_model(folder / MODEL, network, card)
+    save_bank(model, bank_of_run(plan, state["bank"]), load_model(model).card.fingerprint)
+    return model
 
 
-def _weights_to_export(folder: Path) -> tuple[int, dict[str, torch.Tensor]]:
-    """Step and averaged weights of the best checkpoint where its score counts, else the latest."""
+def _state_to_export(folder: Path) -> State:
+    """The best checkpoint where its score counts, else the latest."""
     best = folder / BEST
     newest = read_newest(folder)
     state = newest[0] if newest else None
@@ -154,7 +208,7 @@ def _weights_to_export(folder: Path) -> tuple[int, dict[str, torch.Tensor]]:
         raise UsageError(
             "this run has no checkpoint yet", file=folder, fix="train it first: iris train"
         )
-    return int(state["step"]), state["ema"]
+    return state
 
 
 def _licence(plan: Plan) -> str:
@@ -164,11 +218,10 @@ def _licence(plan: Plan) -> str:
 
 
 def _plan_of_run(folder: Path, source: Path, overrides: Sequence[str]) -> Plan:
+    """The plan a run has, or is to begin with; nothing is written."""
     own = folder / RUN_PLAN
     if not own.exists():
-        made = apply_overrides(read_plan(source), overrides)
-        write_plan(own, made)
-        return made
+        return apply_overrides(read_plan(source), overrides)
     begun = read_plan(own)
     changed = apply_overrides(begun, overrides)
     if _content(begun) != _content(changed):
@@ -180,6 +233,19 @@ def _plan_of_run(folder: Path, source: Path, overrides: Sequence[str]) -> Plan:
             fix="start another run, with --init-from to keep the weights",
         )
     return changed
+
+
+def _open_run(folder: Path, plan: Plan, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Write what a new run begins with; returns the manifest of the beginning.
+
+    A run that goes on keeps both.
+    """
+    if not (folder / RUN_PLAN).exists():
+        write_plan(folder / RUN_PLAN, plan)
+    if not (folder / MANIFEST).exists():
+        publish_json(folder / MANIFEST, manifest)
+    begun: dict[str, Any] = read_json(folder / MANIFEST)
+    return begun
 
 
 def _content(plan: Plan) -> dict[str, Any]:
@@ -195,17 +261,6 @@ def _fingerprint(plan: Plan) -> str:
     return plan_fingerprint(plan.network, plan.training, sets, plan.patch)
 
 
-def _manifest(
-    folder: Path, plan: Plan, workspace: Path, device: str, validation: InContextValidation
-) -> dict[str, Any]:
-    """What the run was begun with; a run that goes on keeps the manifest of its beginning."""
-    path = folder / MANIFEST
-    if not path.exists():
-        publish_json(path, _new_manifest(plan, workspace, device, validation))
-    manifest: dict[str, Any] = read_json(path)
-    return manifest
-
-
 def _frozen_validation(manifest: dict[str, Any]) -> InContextValidation | None:
     """What the run was begun with; None in manifests that do not say."""
     found = manifest.get("validation")
@@ -213,7 +268,7 @@ def _frozen_validation(manifest: dict[str, Any]) -> InContextValidation | None:
 
 
 def _new_manifest(
-    plan: Plan, workspace: Path, device: str, validation: InContextValidation
+    plan: Plan, workspace: Path, device: str, ranks: Ranks, validation: InContextValidation
 ) -> dict[str, Any]:
     packages = ("torch", "numpy", "batchgenerators", "pytorch-optimizer", "blosc2")
     return {
@@ -223,14 +278,15 @@ def _new_manifest(
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "seed": plan.training.seed,
         "device": device,
+        "ranks": ranks.world,
+        "backend": ranks.backend,
         "hardware": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "plan_fingerprint": _fingerprint(plan),
         "sets": {name: plan.store_folder(workspace, name).name for name in plan.sets},
         "validation": validation.to_json(),
+        "memory": estimate_training(
+            plan, "cuda" if device.startswith("cuda") else "cpu", ranks=ranks.world
+        ).to_json(),
     }
 
-
-def _picture(metrics: Path, picture: Path) -> None:
-    if metrics.exists():
-        draw_progress(metrics, picture)

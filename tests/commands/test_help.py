@@ -13,7 +13,7 @@ from tests.commands.conftest import Iris
 
 _ROOT = Path(__file__).resolve().parents[2]
 _COMMANDS = (
-    ("demo",), ("plan",), ("preprocess",), ("train",), ("encode-task",), ("predict",),
+    ("demo",), ("plan",), ("preprocess",), ("train",), ("status",), ("encode-task",), ("predict",),
     ("evaluate",), ("info",), ("doctor",), ("convert", "list"), ("convert", "pairs"),
     ("convert", "info_json"), ("convert", "msd"),
 )  # fmt: skip

@@ -27,8 +27,10 @@ def test_every_reason_estimate_and_finding_is_printed(iris: Iris, tmp_path: Path
     assert "warning boxes/a: every voxel has the same value" in words
     assert f"file: {image_file(raw, 'a')}" in words
     assert "found: 3" in words
-    assert "GiB to train" in words
-    assert "GiB for each worker of iris preprocess" in words
+    assert "memory of a training step" in words
+    assert "GiB on CPU" in words
+    assert "GiB on CUDA" in words
+    assert "memory of iris preprocess: at most" in words
     # Reasons of boxes.v2 stand in its own block, not in that of boxes.
     assert ran.out.index("2 training subjects") > ran.out.index("set boxes.v2")
 

@@ -64,19 +64,42 @@ def test_every_choice_has_a_reason(plan: Plan) -> None:
             assert plan.reasons[f"sets.{name}.{key}"]
 
 
-def test_spacing_of_a_set_is_the_rule_of_tasks(plan: Plan) -> None:
+def test_spacing_of_a_set_is_the_rule_of_tasks(tmp_path: Path) -> None:
+    make_set(tmp_path / "raw" / "boxes")
+    plan = planned(tmp_path, "boxes")
     # Boxes: the union is 13 mm long, class "two" has 4 x 4 x 5 voxels of 2 mm3.
     expected = task_spacing(6.0, 32, 1.0, 13.0, 160.0)
     assert plan.sets["boxes"].spacing_mm == expected.spacing_mm == 1.0
     assert plan.reasons["sets.boxes.spacing_mm"].startswith(expected.reason)
 
 
-def test_a_class_of_few_voxels_at_the_working_spacing_is_said(plan: Plan, tmp_path: Path) -> None:
+def test_a_class_of_few_voxels_at_the_working_spacing_is_said(tmp_path: Path) -> None:
+    make_set(tmp_path / "raw" / "boxes")
+    plan = planned(tmp_path, "boxes")
     assert "'two' has only about 160 voxels" in plan.reasons["sets.boxes.spacing_mm"]
     # 374 voxels of 8 mm3, worked at 1 mm.
     thick = grid(spacing_xyz=(1.0, 1.0, 8.0))
     make_set(tmp_path / "raw" / "s", ("a",), labels={"both": [1, 2]}, a_grid=thick)
     assert "note" not in planned(tmp_path, "s", preset_name="base").reasons["sets.s.spacing_mm"]
+
+
+def test_held_out_classes_are_in_no_statistic(plan: Plan, tmp_path: Path) -> None:
+    make_set(tmp_path / "raw" / "boxes")
+    open_plan = planned(tmp_path, "boxes")
+    assert set(plan.sets["boxes"].fingerprint.classes) == {"one"}
+    assert set(open_plan.sets["boxes"].fingerprint.classes) == {"one", "two"}
+    assert plan.sets["boxes"].fingerprint.extent_mm < open_plan.sets["boxes"].fingerprint.extent_mm
+
+
+def test_left_and_right_without_mirror_pairs_are_pointed_out(tmp_path: Path) -> None:
+    sides = {"kidney_left": 1, "kidney_right": 2}
+    make_set(tmp_path / "raw" / "quiet", labels=sides)
+    pairs = {"mirror_pairs": [["kidney_left", "kidney_right"]]}
+    make_set(tmp_path / "raw" / "declared", labels=sides, iris=pairs)
+    plan = planned(tmp_path, "quiet", "declared")
+    assert "['kidney_left', 'kidney_right']" in plan.reasons["sets.quiet.mirror_pairs"]
+    assert plan.sets["quiet"].mirror_pairs == (), "a suggestion is never applied"
+    assert "sets.declared.mirror_pairs" not in plan.reasons
 
 
 def test_a_set_without_labels_stays_near_its_own_resolution(plan: Plan) -> None:

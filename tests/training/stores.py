@@ -64,10 +64,12 @@ def write_view(
     not_annotated: tuple[str, ...] = (),
     ignore_value: int | None = None,
     table: dict[str, tuple[int, ...]] | None = None,
+    levels: npt.NDArray[np.float32] | None = None,
 ) -> None:
     label = label_map(seed) if label is None else label
     noise = 0.1 * np.random.default_rng(seed + 1000).standard_normal(label.shape)
-    image = (LEVELS[np.minimum(label, 3)] + noise).astype(np.float32)
+    bright = LEVELS[np.minimum(label, 3)] if levels is None else levels[label]
+    image = (bright + noise).astype(np.float32)
     classes = describe_classes(label, table or TABLE, seed=name) if labelled else {}
     stored = StoredCase(
         case=name,

@@ -26,13 +26,13 @@ def test_padding_is_invalid_and_shares_add_up_to_one(tmp_path: Path) -> None:
     row = 0
     for i, e in enumerate(episodes):
         own = len(e.names)
-        assert bool(batch.class_valid[i, :own].all())
+        assert torch.equal(batch.class_valid[i, :own], e.reference_valid.any(dim=0))
         assert not batch.class_valid[i, own:].any()
         assert not batch.loss_valid[i, own:].any()
         assert not batch.query_masks[i, own:].any()
         rows = slice(row, row + len(e.references))
         share = batch.share[i]
-        assert torch.allclose(share[rows, :own].sum(dim=0), torch.ones(own))
+        assert torch.allclose(share[rows, :own].sum(dim=0), batch.class_valid[i, :own].float())
         assert float(share.sum()) == float(share[rows, :own].sum())
         assert not share[rows][~batch.reference_valid[rows]].any()
         row = rows.stop
@@ -62,5 +62,5 @@ def test_only_a_worker_that_died_is_a_problem_of_the_environment(
     monkeypatch.setattr(batches, "DataLoader", Loader)
     sampler = EpisodeSampler(read_catalogue([balls(tmp_path)]), training(), 16)
     with pytest.raises(kind) as caught:
-        next(batches.iterate_episodes(sampler, 0, 1, workers=1))
+        next(batches.iterate_any(sampler, range(1), device=torch.device("cpu"), workers=1))
     assert isinstance(caught.value, EnvironmentProblem) == (kind is EnvironmentProblem)

@@ -3,8 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from iris_cli.training.pseudo import find_regions, overlaps, see_base, stands_out, supervoxels
-from iris_cli.training.views import View
+from iris_cli.training.pseudo import (
+    find_regions,
+    number_regions,
+    overlaps,
+    stands_out,
+    supervoxels,
+)
 
 EDGE = 32
 
@@ -84,14 +89,10 @@ def test_pure_noise_has_hardly_a_region_and_objects_have() -> None:
     assert found["noise"] <= 1
 
 
-def test_a_view_of_the_base_is_the_view_of_the_volume() -> None:
-    stack = np.stack([cube(8, 20)])
-    base = View(np.array([50.0, 60.0, 70.0]), np.eye(3) * 2.0)
-    # 16 patch voxels of 2 volume voxels: every base voxel of the middle, one to one.
-    view = View(np.array([50.0, 60.0, 70.0]), np.eye(3) * 2.0)
-    seen = see_base(view, base, stack, 16).numpy()[0]
-    np.testing.assert_array_equal(seen, stack[0, 8:24, 8:24, 8:24])
-    moved = View(np.array([54.0, 60.0, 70.0]), np.eye(3) * 2.0)
-    np.testing.assert_array_equal(
-        see_base(moved, base, stack, 16).numpy()[0], stack[0, 10:26, 8:24, 8:24]
-    )
+def test_regions_may_share_voxels_and_what_lies_beyond_the_base_carries_no_loss() -> None:
+    regions = [cube(4, 20), cube(10, 30)]
+    numbers, table = number_regions(regions)
+    for k, region in enumerate(regions):
+        np.testing.assert_array_equal(table[numbers.numpy(), k], region)
+    assert not table[numbers.numpy(), -1].any()
+    assert table[0].tolist() == [False, False, True]

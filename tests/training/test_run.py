@@ -4,7 +4,11 @@ import hashlib
 import json
 import os
 import signal
+import time
+import warnings
 from collections.abc import Mapping
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +18,20 @@ import torch
 from iris_cli.errors import DataRefused, Diverged, EnvironmentProblem, Stopped
 from iris_cli.execution.signals import StopRequest
 from iris_cli.network.config import NetworkConfig
-from iris_cli.training import run as run_module
+from iris_cli.network.iris_network import IrisNetwork
+from iris_cli.training import step as step_module
+from iris_cli.training.catalogue import read_catalogue
 from iris_cli.training.checkpoint import BEST, LATEST, PREVIOUS, read_checkpoint
 from iris_cli.training.claim import CLAIMS
+from iris_cli.training.distributed import ALONE
+from iris_cli.training.episodes import EpisodeSampler
+from iris_cli.training.log import Tally
 from iris_cli.training.loss import Loss
+from iris_cli.training.observers import Observer, StepReport
 from iris_cli.training.run import TrainingOutcome, train
 from iris_cli.training.settings import OptimiserSettings, SetForTraining
+from iris_cli.training.state import Run
+from iris_cli.training.step import EpisodeNetwork, Stepper
 from tests.training.stores import NO_INTENSITY, balls, only, still, training, write_view
 
 NETWORK = NetworkConfig(channels=(4, 4, 4, 8, 8), blocks=(1, 1, 1, 1), queries=2, stages=2)
@@ -96,7 +108,7 @@ def test_a_run_leaves_a_checkpoint_and_metrics(uninterrupted: Path) -> None:
 def test_weights_and_averages_move(uninterrupted: Path) -> None:
     state = read_checkpoint(uninterrupted / LATEST)
     torch.manual_seed(training().seed)
-    start = run_module.IrisNetwork(NETWORK).state_dict()
+    start = IrisNetwork(NETWORK).state_dict()
     moved = [name for name in start if not torch.equal(start[name], state["model"][name])]
     assert len(moved) == len(start)
     assert any(not torch.equal(state["ema"][n], state["model"][n]) for n in start)
@@ -117,6 +129,8 @@ def test_stopping_and_resuming_changes_no_bit(
 def test_stopping_after_every_step_changes_no_bit(
     tmp_path: Path, sets: list[SetForTraining], uninterrupted: Path
 ) -> None:
+    """R13 in short: everything in the checkpoint, memory bank and averages included."""
+    assert sum(read_checkpoint(uninterrupted / LATEST)["bank"]["counts"]) > 0
     for _ in range(5):
         with pytest.raises(Stopped):
             go(tmp_path, sets, stop=StopAfter(1))
@@ -129,6 +143,7 @@ def test_stopping_after_every_step_changes_no_bit(
 def test_twenty_stops_with_workers_change_no_bit(
     tmp_path: Path, sets: list[SetForTraining]
 ) -> None:
+    """R13: 20 steps with 0, 1 or 2 workers and a stop after every one of them, bit for bit."""
     settings = training(steps=20)
     go(tmp_path / "whole", sets, settings=settings)
     for i in range(19):
@@ -150,7 +165,7 @@ def test_a_stop_in_the_middle_of_a_step_drops_that_step(
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
 
 
-def test_a_time_limit_stops_the_run_with_everything_saved(
+def test_a_time_limit_that_is_over_stops_before_the_first_step(
     tmp_path: Path, sets: list[SetForTraining]
 ) -> None:
     with StopRequest(stop_after_s=0.0) as stop, pytest.raises(Stopped, match="stop-after"):
@@ -158,22 +173,27 @@ def test_a_time_limit_stops_the_run_with_everything_saved(
     assert read_checkpoint(tmp_path / LATEST)["step"] == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_a_signal_stops_the_run_with_everything_saved(
-    tmp_path: Path, sets: list[SetForTraining], uninterrupted: Path, number: signal.Signals
+@pytest.mark.parametrize("cause", ["SIGTERM", "SIGUSR1", "SIGINT", "--stop-after"])
+def test_a_signal_or_time_limit_in_mid_run_stops_with_everything_saved(
+    tmp_path: Path, sets: list[SetForTraining], uninterrupted: Path, cause: str
 ) -> None:
-    def interrupt(_: torch.nn.Module, step: int) -> Mapping[str, float]:
-        if step == 2:
-            os.kill(os.getpid(), number)
-        return {"score": 0.0}
+    """R14: exit 75, and the same final content as without a stop."""
 
-    settings = training(validate_every_steps=2)
-    with StopRequest() as stop, pytest.raises(Stopped, match=number.name):
-        go(tmp_path, sets, settings=settings, validate=interrupt, stop=stop)
-    assert read_checkpoint(tmp_path / LATEST)["step"] == 2
-    go(tmp_path, sets, settings=settings)
-    finished, whole = (read_checkpoint(p / LATEST)["model"] for p in (tmp_path, uninterrupted))
-    assert all(torch.equal(finished[name], whole[name]) for name in whole)
+    class Interrupt(Observer):
+        def step(self, report: StepReport) -> None:
+            if report.step == 2 and cause == "--stop-after":
+                time.sleep(stop.remaining_s or 0.0)
+            elif report.step == 2:
+                os.kill(os.getpid(), signal.Signals[cause])
+
+    limit = 8.0 if cause == "--stop-after" else None
+    with StopRequest(limit) as stop, pytest.raises(Stopped, match=cause) as stopped:
+        go(tmp_path, sets, observers=[Interrupt()], stop=stop)
+    assert stopped.value.exit_code == 75
+    # A slow machine may spend the time limit before.
+    assert read_checkpoint(tmp_path / LATEST)["step"] <= 2
+    go(tmp_path, sets)
+    assert content(tmp_path) == content(uninterrupted)
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(
@@ -183,14 +203,14 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = training(checkpoint_every_s=1e-9)
-    take = run_module._Run.take_step
+    take = step_module.Stepper.take
 
-    def killed(self, parts, tally):
-        if self.step == 5:
+    def killed(self, *arguments):
+        if self._run.progress.step == 5:
             raise SystemExit
-        take(self, parts, tally)
+        take(self, *arguments)
 
-    monkeypatch.setattr(run_module._Run, "take_step", killed)
+    monkeypatch.setattr(step_module.Stepper, "take", killed)
     with pytest.raises(SystemExit):
         go(tmp_path, sets, settings=settings)
     monkeypatch.undo()
@@ -221,18 +241,19 @@ def test_another_plan_or_other_data_are_refused(tmp_path: Path, sets: list[SetFo
 
 def breaks(at: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the loss of some steps not a number."""
-    plain, calls = run_module.episode_loss, iter(range(1000))
+    plain, calls = step_module.episode_loss, iter(range(1000))
 
     def loss(*args: torch.Tensor) -> Loss:
         found = plain(*args)
-        return Loss(found.total * float("nan"), found.dice) if next(calls) in at else found
+        return replace(found, sum=found.sum * float("nan")) if next(calls) in at else found
 
-    monkeypatch.setattr(run_module, "episode_loss", loss)
+    monkeypatch.setattr(step_module, "episode_loss", loss)
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted(
     tmp_path: Path, sets: list[SetForTraining], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """R16, first half."""
     breaks({2}, monkeypatch)
     assert go(tmp_path, sets).skipped == 1
     state = read_checkpoint(tmp_path / LATEST)
@@ -258,6 +279,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_too(
 def test_too_many_in_a_row_end_the_run_with_the_last_good_checkpoint(
     tmp_path: Path, sets: list[SetForTraining], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """R16, second half: exit 6."""
     settings = training(skipped_in_a_row_max=3, checkpoint_every_s=1e-9)
     breaks(set(range(2, 100)), monkeypatch)
     with pytest.raises(Diverged) as error:
@@ -278,7 +300,15 @@ def test_validation_sees_averaged_weights_and_chooses_the_best(
 ) -> None:
     scores = iter([0.5, 0.9, 0.1])
     seen: list[tuple[int, torch.Tensor]] = []
-    observed: list[Path] = []
+
+    class Watch(Observer):
+        def validation(self, step: int, figures: Mapping[str, Any]) -> None:
+            observed.append((step, figures["score"]))
+
+        def close(self) -> None:
+            observed.append((-1, 0.0))
+
+    observed: list[tuple[int, float]] = []
 
     def validate(network: torch.nn.Module, step: int) -> Mapping[str, float]:
         assert not network.training
@@ -290,7 +320,7 @@ def test_validation_sees_averaged_weights_and_chooses_the_best(
         sets,
         settings=training(validate_every_steps=2),
         validate=validate,
-        observe=observed.append,
+        observers=[Watch()],
     )
     assert [step for step, _ in seen] == [2, 4, 6]
     assert (outcome.best_score, outcome.best_step) == (0.9, 4)
@@ -299,8 +329,7 @@ def test_validation_sees_averaged_weights_and_chooses_the_best(
     assert torch.equal(next(iter(best["ema"].values())), seen[1][1])
     validations = [line["validation"] for line in lines(tmp_path) if "validation" in line]
     assert [v["score"] for v in validations] == [0.5, 0.9, 0.1]
-    assert observed
-    assert set(observed) == {tmp_path / "metrics.jsonl"}
+    assert observed == [(2, 0.5), (4, 0.9), (6, 0.1), (-1, 0.0)]
 
 
 def test_a_run_starts_from_given_weights(
@@ -321,19 +350,71 @@ def test_weights_of_another_network_are_refused(
         train(tmp_path, other, training(), sets, PATCH, init_from=uninterrupted / LATEST)
 
 
+@pytest.mark.parametrize("cuts", [(1, 1, 1, 1), (3, 1), (1, 3)])
 def test_parts_of_a_step_give_the_gradient_of_the_whole(
-    tmp_path: Path, sets: list[SetForTraining]
+    tmp_path: Path, sets: list[SetForTraining], cuts: tuple[int, ...]
 ) -> None:
-    for parts in (1, 4):
-        settings = training(batch=4, accumulation=parts, steps=1, clip=1e9)
-        go(tmp_path / str(parts), sets, settings=settings)
-    # The first moment after one step is a tenth of the gradient.
-    moments = [
-        [s["exp_avg"] for s in read_checkpoint(path / LATEST)["optimiser"]["state"].values()]
-        for path in (tmp_path / "1", tmp_path / "4")
-    ]
-    for whole, cut in zip(*moments, strict=True):
-        assert float((whole - cut).norm()) < 1e-3 * float(whole.norm()) + 1e-7
+    """Also where one of the episodes has nothing to count, so that the parts' means would not."""
+    settings = training(batch=4, steps=1, clip=1e9)
+    sampler = EpisodeSampler(read_catalogue(sets), settings, PATCH)
+    episodes = [sampler.episode(g) for g in range(4)]
+    episodes[0] = replace(episodes[0], counted=torch.zeros_like(episodes[0].counted))
+    gradients, losses = [], []
+    for parts in ((4,), cuts):
+        run = Run(tmp_path, NETWORK, settings, {}, torch.device("cpu"))
+        tally, left = Tally(), iter(episodes)
+        stepper = Stepper(run, ALONE, EpisodeNetwork(run.network, recompute=False))
+        stepper.take([list(islice(left, n)) for n in parts], tally)
+        # The first moment after one step is a tenth of the gradient.
+        gradients.append(torch.cat([m["exp_avg"].flatten() for m in moments(run)]))
+        losses.append(tally.mean("loss"))
+    assert losses[1] == pytest.approx(losses[0], abs=1e-6)
+    assert float((gradients[1] - gradients[0]).norm()) < 1e-4 * float(gradients[0].norm())
+
+
+def moments(run: Run) -> list[dict[str, torch.Tensor]]:
+    return list(run.optimiser.state_dict()["state"].values())
+
+
+def test_frozen_parts_keep_every_bit(
+    tmp_path: Path, sets: list[SetForTraining], uninterrupted: Path
+) -> None:
+    go(
+        tmp_path,
+        sets,
+        settings=training(steps=1, freeze=("encoder.*",)),
+        init_from=uninterrupted / LATEST,
+    )
+    given = read_checkpoint(uninterrupted / LATEST)["ema"]
+    state = read_checkpoint(tmp_path / LATEST)
+    moved = {name for name in given if not torch.equal(given[name], state["model"][name])}
+    assert moved == {name for name in given if not name.startswith("encoder.")}
+    assert len(state["optimiser"]["state"]) == len(moved)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_alike(
+    tmp_path: Path, sets: list[SetForTraining], uninterrupted: Path
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # compilers warn of what they leave as it is
+        go(tmp_path, sets, settings=training(compile=True))
+    plain, made = (lines(folder)[-1]["loss"] for folder in (uninterrupted, tmp_path))
+    assert made == pytest.approx(plain, abs=0.02)
+
+
+def test_without_a_compiler_a_run_goes_on_without_compiling(
+    tmp_path: Path,
+    sets: list[SetForTraining],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def no_compiler(_: object) -> None:
+        raise RuntimeError("no compiler was found")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    assert go(tmp_path, sets, settings=training(steps=1, compile=True)).steps == 1
+    assert "left out: no compiler was found" in caplog.text
 
 
 @pytest.mark.slow
@@ -376,15 +457,15 @@ def test_a_stop_after_a_skipped_step_saves_it(
 def test_weights_that_are_not_finite_never_replace_a_checkpoint(
     tmp_path: Path, sets: list[SetForTraining], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take = run_module._Run.take_step
+    take = step_module.Stepper.take
 
-    def poisoned(self, parts, tally):
-        take(self, parts, tally)
-        if self.step == 3:
+    def poisoned(self, *arguments):
+        take(self, *arguments)
+        if self._run.progress.step == 3:
             with torch.no_grad():
-                next(self.network.parameters()).fill_(float("nan"))
+                next(self._run.network.parameters()).fill_(float("nan"))
 
-    monkeypatch.setattr(run_module._Run, "take_step", poisoned)
+    monkeypatch.setattr(step_module.Stepper, "take", poisoned)
     with pytest.raises(Diverged):
         go(tmp_path, sets, settings=training(checkpoint_every_s=1e-9))
     assert read_checkpoint(tmp_path / LATEST)["step"] == 2

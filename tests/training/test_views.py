@@ -6,15 +6,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iris_cli.training import views
 from iris_cli.training.settings import GeometrySettings
 from iris_cli.training.views import (
+    Frame,
     View,
     clamp_centre,
     draw_view,
+    frame_of,
+    positions,
+    prefilter,
+    region_of,
     sample_image,
     sample_masks,
     sample_nearest,
+    smooth_curve,
     smooth_field,
 )
 
@@ -27,94 +32,127 @@ def ball(shape: tuple[int, int, int], centre: tuple[float, float, float], radius
     return (offsets**2).sum(axis=0) <= radius**2
 
 
+TWO_ROWS = torch.tensor([[False], [True]])
+
+
+def seen_image(view: View, volume: np.ndarray, fill: float, patch: int = PATCH) -> torch.Tensor:
+    """An image as a worker reads it and a device renders it."""
+    region = region_of(view, patch, volume.shape)
+    assert region is not None
+    source = torch.from_numpy(volume[region].astype(np.float32))
+    source, frame = prefilter(source, frame_of(region), view.ratio, fill)
+    return sample_image(source, frame, positions(view, patch), fill)
+
+
+def seen_mask(view: View, mask: np.ndarray, patch: int = PATCH) -> torch.Tensor:
+    region = region_of(view, patch, mask.shape)
+    assert region is not None
+    numbers = torch.from_numpy(mask[region].astype(np.uint8))
+    return sample_masks(numbers, frame_of(region), positions(view, patch), TWO_ROWS)[0]
+
+
 def test_a_plain_view_is_the_crop_itself() -> None:
     volume = np.random.default_rng(0).standard_normal((20, 24, 28)).astype(np.float16)
     view = View(np.array([9.5, 10.5, 12.5]), np.eye(3))
-    seen = sample_image(view, PATCH, volume.shape, lambda r: volume[r], fill=-9.0)
     expected = volume[2:18, 3:19, 5:21].astype(np.float32)
-    np.testing.assert_allclose(seen.numpy(), expected, atol=1e-4)
+    np.testing.assert_allclose(seen_image(view, volume, -9.0).numpy(), expected, atol=1e-4)
 
 
 def test_a_plain_view_reads_whole_numbers_exactly() -> None:
-    volume = np.random.default_rng(0).integers(0, 9, (20, 24, 28)).astype(np.uint8)
+    volume = torch.from_numpy(np.random.default_rng(0).integers(0, 9, (20, 24, 28)))
     view = View(np.array([9.5, 10.5, 12.5]), np.eye(3))
-    seen = sample_nearest(view, PATCH, volume.shape, lambda r: volume[r])
+    seen = sample_nearest(volume, Frame((0.0, 0.0, 0.0)), positions(view, PATCH))
     np.testing.assert_array_equal(seen.numpy(), volume[2:18, 3:19, 5:21])
 
 
 def test_outside_the_volume_lies_the_fill_and_no_mask() -> None:
     volume = np.full((4, 4, 4), 5.0, np.float32)
     view = View(np.array([1.5, 1.5, 1.5]), np.eye(3))
-    seen = sample_image(view, PATCH, volume.shape, lambda r: volume[r], fill=-2.0).numpy()
-    masks = sample_masks(view, PATCH, volume.shape, lambda r: np.ones((1, *volume[r].shape)), 1)
+    seen = seen_image(view, volume, -2.0).numpy()
     assert np.count_nonzero(seen == 5.0) == 64
     assert np.count_nonzero(seen == -2.0) == PATCH**3 - 64
-    assert int(masks.sum()) == 64
+    assert int(seen_mask(view, volume > 0).sum()) == 64
 
 
 def test_a_view_beside_the_volume_reads_nothing() -> None:
-    def refuse(_: object) -> np.ndarray:
-        raise AssertionError("nothing should be read")
-
-    view = View(np.array([100.0, 2.0, 2.0]), np.eye(3))
-    assert torch.all(sample_image(view, 8, (4, 4, 4), refuse, fill=-3.0) == -3.0)
-    assert not sample_masks(view, 8, (4, 4, 4), refuse, 2).any()
+    assert region_of(View(np.array([100.0, 2.0, 2.0]), np.eye(3)), 8, (4, 4, 4)) is None
 
 
 def test_mirroring_exchanges_left_and_right_only() -> None:
     volume = np.random.default_rng(0).standard_normal((16, 16, 16)).astype(np.float32)
     view = View(np.full(3, 7.5), np.diag([1.0, 1.0, -1.0]), mirrored=True)
-    seen = sample_image(view, 16, volume.shape, lambda r: volume[r], fill=0.0)
-    np.testing.assert_allclose(seen.numpy(), volume[:, :, ::-1], atol=1e-4)
+    np.testing.assert_allclose(seen_image(view, volume, 0.0), volume[:, :, ::-1], atol=1e-4)
 
 
 @given(seed=st.integers(0, 10_000), scale=st.floats(0.5, 2.2), strong=st.booleans())
 @settings(max_examples=25, deadline=None)
 def test_image_and_masks_agree_in_every_view(seed: int, scale: float, strong: bool) -> None:
     rng = np.random.default_rng(seed)
-    shape = (30, 34, 38)
-    mask = ball(shape, (14, 17, 20), 9)
+    mask = ball((30, 34, 38), (14, 17, 20), 9)
     view = draw_view(rng, np.array([15.0, 16.0, 18.0]), scale, PATCH, STRONG, strong=strong)
-    image = mask.astype(np.float32)
-    seen = sample_image(view, PATCH, shape, lambda r: image[r], fill=0.0) >= 0.5
-    masks = sample_masks(view, PATCH, shape, lambda r: mask[r][None], 1)[0]
-    nearest = sample_nearest(view, PATCH, shape, lambda r: mask[r].astype(np.uint8)) > 0
-    surface = max(1, int(masks.sum())) ** (2 / 3)
-    # A coarse view smooths the image, not the masks: they differ on the surface alone.
-    assert int((seen != masks).sum()) <= 1.0 * surface
-    assert int((nearest != masks).sum()) <= 2.0 * surface
-    assert int(masks.sum()) > 20
+    image = seen_image(view, mask.astype(np.float32), 0.0) >= 0.5
+    masks = seen_mask(view, mask)
+    # Smoothing moves the edge of the image a little where the view is coarse.
+    differ = int((image ^ masks).sum())
+    assert differ <= 0.03 * PATCH**3
+    if scale < 1.2:
+        assert differ <= 0.002 * PATCH**3
 
 
-@given(seed=st.integers(0, 10_000), scale=st.floats(0.5, 1.5))
+@given(seed=st.integers(0, 10_000), scale=st.floats(0.5, 2.2), strong=st.booleans())
 @settings(max_examples=25, deadline=None)
-def test_the_bounds_of_a_view_hold_everything_it_needs(seed: int, scale: float) -> None:
+def test_only_the_region_that_a_view_needs_is_read(seed: int, scale: float, strong: bool) -> None:
     rng = np.random.default_rng(seed)
-    volume = rng.standard_normal((40, 44, 48)).astype(np.float32)
-    view = draw_view(rng, rng.uniform(10, 30, 3), scale, PATCH, STRONG, strong=True)
-    part = sample_image(view, PATCH, volume.shape, lambda r: volume[r], fill=0.0)
-    everything = (slice(0, 40), slice(0, 44), slice(0, 48))
-    with pytest.MonkeyPatch.context() as patcher:
-        patcher.setattr(views, "_region", lambda *_: everything)
-        whole = sample_image(view, PATCH, volume.shape, lambda r: volume[r], fill=0.0)
-    torch.testing.assert_close(part, whole, rtol=0, atol=1e-4)
+    volume = rng.standard_normal((60, 60, 60)).astype(np.float32)
+    centre = rng.uniform(20, 40, 3)
+    view = draw_view(rng, centre, scale, PATCH, STRONG, strong=strong)
+    region = region_of(view, PATCH, volume.shape)
+    assert region is not None
+    where = positions(view, PATCH)
+    part = torch.from_numpy(volume[region])
+    seen = sample_image(part, frame_of(region), where, 0.0)
+    whole = sample_image(torch.from_numpy(volume), Frame((0.0, 0.0, 0.0)), where, 0.0)
+    torch.testing.assert_close(seen, whole, rtol=0, atol=1e-4)
 
 
 def test_a_coarse_view_is_smoothed_before_it_is_sampled() -> None:
     stripes = np.indices((48, 48, 48)).sum(axis=0) % 2 * 2.0 - 1.0
     for scale, remains in ((1.0, 0.9), (1.6, 0.5), (2.0, 0.05)):
-        view = View(np.full(3, 23.5), np.eye(3) * scale)
-        seen = sample_image(view, PATCH, stripes.shape, lambda r: stripes[r], fill=0.0)
+        seen = seen_image(View(np.full(3, 23.5), np.eye(3) * scale), stripes, 0.0)
         assert float(seen[2:-2, 2:-2, 2:-2].abs().max()) <= max(remains, 0.05) * 1.12
+
+
+def test_masks_are_interpolated_one_by_one_and_cut_at_one_half() -> None:
+    """Against grid_sample of every mask, which is slow and needs no table."""
+    rng = np.random.default_rng(1)
+    coarse = torch.from_numpy(rng.standard_normal((4, 6, 7, 8)).astype(np.float32))
+    fine = torch.nn.functional.interpolate(coarse[None], (30, 32, 34), mode="trilinear")[0]
+    numbers = fine.argmax(dim=0).to(torch.uint8)
+    table = torch.tensor([[0, 0, 0], [1, 0, 1], [0, 1, 1], [0, 0, 1]], dtype=torch.bool)
+    view = draw_view(rng, np.array([14.0, 15.0, 16.0]), 1.1, PATCH, STRONG, strong=True)
+    where, frame = positions(view, PATCH), Frame((0.0, 0.0, 0.0))
+    seen = sample_masks(numbers, frame, where, table)
+    for column, mask in zip(table.T, seen, strict=True):
+        share = sample_image(column[numbers.long()].float(), frame, where, 0.0)
+        sure = (share - 0.5).abs() > 1e-3
+        assert torch.equal(mask[sure], share[sure] > 0.5)
+        assert 0 < int(mask.sum()) < PATCH**3
 
 
 def test_bending_stays_within_its_control_points_and_keeps_a_shift() -> None:
     controls = np.full((3, 7, 7, 7), 2.5, np.float32)
-    assert torch.allclose(smooth_field(controls, 20), torch.tensor(2.5))
+    assert torch.allclose(smooth_field(controls, (20, 20, 20)), torch.tensor(2.5))
     rough = np.random.default_rng(0).standard_normal((7, 7, 7)).astype(np.float32)
-    field = smooth_field(rough, 20)
+    field = smooth_field(rough, (18, 20, 22))
+    assert field.shape == (18, 20, 22)
     assert float(field.max()) <= rough.max()
     assert float(field.min()) >= rough.min()
+
+
+def test_a_curve_of_rising_control_points_rises() -> None:
+    curve = smooth_curve(np.array([0, 1, 1, 5, 6], np.float32), 50)
+    assert curve.shape == (50,)
+    assert np.all(np.diff(curve) >= 0)
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,8 @@ def test_a_set_that_is_both_planned_for_and_held_out_is_refused(workspace: Path)
 @pytest.mark.parametrize(
     ("override", "fix"),
     [("preset=base", "--preset"), ("name=x", "--name"), ("format=x", "which version"),
-     ("held_out_sets.x=y", "--hold-out"), ("s0=0", "s0=0"), ("s0=-1", "s0=-1")],
+     ("held_out_sets.x=y", "--hold-out"), ("validation_sets.x=y", "--validate-on"),
+     ("s0=0", "s0=0"), ("s0=-1", "s0=-1")],
 )  # fmt: skip
 def test_keys_that_are_no_settings_are_refused_before_reading(
     workspace: Path, override: str, fix: str

@@ -197,7 +197,7 @@ def test_a_task_that_fails_is_noted_and_the_others_go_on(
     report = go(tmp_path / "run", workspace, overrides=["training.steps=1"], validation=settings)
     text = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1]
     figures = json.loads(text)["validation"]
-    assert figures["failed/p/k1"] == "a file is gone"
-    assert 0 <= figures["seen/p/k2"] <= 1
+    assert figures["failed"] == {"p": {"k1": "a file is gone"}}
+    assert 0 <= figures["seen"]["p"]["k2"]["mean"] <= 1
     assert "score" not in figures
     assert report.exported_step == 1

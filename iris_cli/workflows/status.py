@@ -1,0 +1,263 @@
+"""`iris status`: where a training run or a folder of predictions stands. Nothing is changed."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from iris_cli.errors import DataRefused, Diverged, IrisError, Stopped, UsageError
+from iris_cli.execution.claims import STALE_S, Holder
+from iris_cli.execution.failures import FAILURES, read_failures
+from iris_cli.execution.progress import duration
+from iris_cli.execution.receipts import read_receipt
+from iris_cli.files.schema import read_json
+from iris_cli.inference.job import HIDDEN, OUTPUT_ENDING
+from iris_cli.planning.plan import read_plan
+from iris_cli.training.checkpoint import BEST, LATEST, PREVIOUS, read_step
+from iris_cli.training.claim import read_claim
+from iris_cli.training.ending import read_end
+from iris_cli.training.log import METRICS, read_lines
+
+RUN_PLAN, MANIFEST, MODEL = "plan.json", "manifest.json", "model"
+
+State = Literal["running", "finished", "stopped", "diverged", "never begun"]
+# Nothing to do now; the same line goes on; a person has to look.
+EXIT_CODES: Mapping[State, int] = {
+    "running": 0,
+    "finished": 0,
+    "stopped": Stopped.exit_code,
+    "never begun": Stopped.exit_code,
+    "diverged": Diverged.exit_code,
+}
+
+
+@dataclass(frozen=True)
+class CheckpointStatus:
+    """A checkpoint of a run; step is None where the file is damaged."""
+
+    name: str
+    step: int | None
+    age_s: float
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """Where a run stands.
+
+    why: who trains, or why it ended. step: of the newest whole checkpoint, or of the log while it
+    runs. last: the last report of the log; validation: step and figures of the last validation.
+    """
+
+    folder: Path
+    state: State
+    why: str
+    step: int
+    steps: int
+    last: Mapping[str, Any]
+    validation: tuple[int, Mapping[str, Any]] | None
+    checkpoints: tuple[CheckpointStatus, ...]
+    next: str
+
+    @property
+    def exit_code(self) -> int:
+        """0 nothing to do now, 75 the same line goes on, 6 diverged."""
+        return EXIT_CODES[self.state]
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds of work that are left at the last pace."""
+        step_s = self.last.get("step_s")
+        return None if step_s is None else step_s * (self.steps - self.step)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values only."""
+        return {
+            "kind": "run",
+            "folder": str(self.folder),
+            "state": self.state,
+            "why": self.why,
+            "step": self.step,
+            "steps": self.steps,
+            "eta_s": self.eta_s,
+            "last": dict(self.last),
+            "validation": None
+            if self.validation is None
+            else {"step": self.validation[0], **self.validation[1]},
+            "checkpoints": [asdict(checkpoint) for checkpoint in self.checkpoints],
+            "next": self.next,
+            "exit_code": self.exit_code,
+        }
+
+
+@dataclass(frozen=True)
+class OutputStatus:
+    """Where a folder of predictions stands.
+
+    done: receipt and label map are there. incomplete: a receipt whose label map is gone.
+    failed: case -> parts of its error. working: cases that a living process has claimed.
+    """
+
+    folder: Path
+    done: tuple[str, ...]
+    incomplete: tuple[str, ...]
+    failed: Mapping[str, Mapping[str, Any]]
+    working: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 nothing failed or is missing, 3 something did or is."""
+        return 3 if self.failed or self.incomplete else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values only."""
+        return {
+            "kind": "predictions",
+            "folder": str(self.folder),
+            "done": list(self.done),
+            "incomplete": list(self.incomplete),
+            "failed": {case: dict(error) for case, error in self.failed.items()},
+            "working": list(self.working),
+            "exit_code": self.exit_code,
+        }
+
+
+def status(folder: Path) -> RunStatus | OutputStatus:
+    """Where the run or the predictions in a folder stand; raises UsageError for other folders."""
+    if (folder / RUN_PLAN).is_file():
+        return run_status(folder)
+    if (folder / HIDDEN).is_dir():
+        return output_status(folder)
+    raise UsageError(
+        "neither a run nor a folder of predictions",
+        file=folder,
+        expected=f"{RUN_PLAN} of iris train, or {HIDDEN}/ of iris predict",
+        fix="give a folder below runs/, or the output folder of iris predict",
+    )
+
+
+def run_status(folder: Path) -> RunStatus:
+    """Where a training run stands, by its claim, its checkpoints and its log."""
+    steps = read_plan(folder / RUN_PLAN).training.steps
+    lines = read_lines(folder / METRICS) if (folder / METRICS).is_file() else []
+    reports = [line for line in lines if "validation" not in line]
+    validations = [(line["step"], line["validation"]) for line in lines if "validation" in line]
+    checkpoints = _checkpoints(folder)
+    saved = [c.step for c in checkpoints if c.step is not None and c.name != BEST]
+    state, why = _state(folder, max(saved, default=None), steps)
+    logged = [report["step"] for report in reports[-1:]] if state == "running" else []
+    return RunStatus(
+        folder=folder,
+        state=state,
+        why=why,
+        step=max([*saved, *logged], default=0),
+        steps=steps,
+        last=reports[-1] if reports else {},
+        validation=validations[-1] if validations else None,
+        checkpoints=checkpoints,
+        next=_next(folder, state),
+    )
+
+
+def output_status(folder: Path) -> OutputStatus:
+    """Where a folder of `iris predict` stands, by its receipts, notes and claims."""
+    hidden = folder / HIDDEN
+    receipts = {path.stem for path in hidden.glob("*.json") if read_receipt(path) is not None}
+    written = {case for case in receipts if (folder / f"{case}{OUTPUT_ENDING}").is_file()}
+    failed = {
+        case: error
+        for case, error in read_failures(hidden / FAILURES).items()
+        if case not in written
+    }
+    return OutputStatus(
+        folder=folder,
+        done=tuple(sorted(written)),
+        incomplete=tuple(sorted(receipts - written)),
+        failed=failed,
+        working=tuple(sorted(_living_claims(hidden / "claims"))),
+    )
+
+
+def _state(folder: Path, saved: int | None, steps: int) -> tuple[State, str]:
+    alive = _is_alive(folder)
+    if alive:
+        return "running", alive
+    end = read_end(folder)
+    if end.get("exit_code") == Diverged.exit_code:
+        return "diverged", str(end["problem"])
+    if saved is not None and saved >= steps:
+        return "finished", "every step is done"
+    if saved is None and not (folder / METRICS).is_file() and not end:
+        return "never begun", "no step was trained"
+    return "stopped", str(end.get("problem") or "its process left no word: it was killed")
+
+
+def _is_alive(folder: Path) -> str:
+    """Who trains into this folder; empty where nobody does.
+
+    Of a process on another host only the heartbeat can be seen: one that is older than a claim
+    may be counts as gone.
+    """
+    holder, beat = read_claim(folder)
+    if holder is None or beat is None:
+        return ""
+    return _described(holder, time.time() - beat)
+
+
+def _described(holder: Holder, age_s: float) -> str:
+    gone = holder.is_gone()
+    if gone is None and age_s < STALE_S:
+        return f"process {holder.pid} on {holder.host}, heartbeat {duration(max(age_s, 0.0))} ago"
+    return f"process {holder.pid} on this host" if gone is False else ""
+
+
+def _living_claims(folder: Path) -> Iterator[str]:
+    for path in folder.glob("*.claim"):
+        with contextlib.suppress(OSError):
+            holder = Holder.parse(path.read_text(encoding="utf-8", errors="replace"))
+            if holder and _described(holder, time.time() - path.stat().st_mtime):
+                yield path.stem
+
+
+def _checkpoints(folder: Path) -> tuple[CheckpointStatus, ...]:
+    """The checkpoints that are there, each read to its last byte."""
+    found = []
+    for name in (LATEST, PREVIOUS, BEST):
+        path = folder / name
+        try:
+            age = time.time() - path.stat().st_mtime
+        except OSError:
+            continue
+        try:
+            step: int | None = read_step(path)
+        except DataRefused:
+            step = None
+        found.append(CheckpointStatus(name, step, age))
+    return tuple(found)
+
+
+def _line_of(folder: Path) -> str:
+    """The command line a run was begun with, where its manifest tells."""
+    try:
+        words = read_json(folder / MANIFEST)["command"]
+        return shlex.join(str(word) for word in words)
+    except (IrisError, KeyError, TypeError):
+        return f"iris train {folder}"
+
+
+def _next(folder: Path, state: State) -> str:
+    line = _line_of(folder)
+    if state == "finished":
+        model = folder / MODEL
+        return f"use {model}" if model.is_dir() else f"{line} writes its model"
+    return {
+        "running": "wait; a signal or Ctrl-C to the process saves and stops it",
+        "stopped": f"{line} goes on",
+        "never begun": f"{line} begins it",
+        "diverged": f"a new run with --init-from {folder / LATEST} and a lower "
+        "training.optimiser.lr or training.clip; the checkpoint is intact",
+    }[state]

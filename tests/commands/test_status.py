@@ -1,0 +1,43 @@
+"""`iris status` for people, for programs and for scripts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from iris_cli.execution.receipts import Receipt, write_receipt
+from tests.commands.conftest import Iris
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """Predictions of two cases, one done and one failed."""
+    write_receipt(tmp_path / ".iris" / "a.json", Receipt(case="a", content={"inputs": {}}))
+    (tmp_path / "a.nii.gz").touch()
+    failed = tmp_path / ".iris" / "failed" / "b.json"
+    failed.parent.mkdir()
+    failed.write_text(json.dumps({"problem": "the image ends early", "fix": "copy it again"}))
+    return tmp_path
+
+
+def test_failed_cases_are_named_with_their_reasons(iris: Iris, output: Path) -> None:
+    ran = iris("status", output)
+    assert ran.code == 0
+    assert "1 done, 1 failed" in ran.out
+    assert "failed: b: the image ends early" in ran.out
+    assert "copy it again" in ran.out
+
+
+def test_the_exit_code_is_for_scripts_that_ask(iris: Iris, output: Path) -> None:
+    ran = iris("status", output, "--exit-code", "--json")
+    assert ran.code == 3
+    found = json.loads(ran.out)
+    assert (found["done"], found["exit_code"]) == (["a"], 3)
+
+
+def test_a_folder_of_something_else_is_refused(iris: Iris, tmp_path: Path) -> None:
+    ran = iris("status", tmp_path)
+    assert ran.code == 2
+    assert "neither a run nor a folder of predictions" in ran.err

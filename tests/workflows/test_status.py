@@ -1,0 +1,160 @@
+"""Where a run or a folder of predictions stands."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from iris_cli.dataset.phantoms import write_phantom_dataset
+from iris_cli.dataset.raw import read_raw_dataset
+from iris_cli.errors import Diverged, Stopped, UsageError
+from iris_cli.execution.claims import STALE_S, Claims
+from iris_cli.execution.failures import FAILURES, note_failures
+from iris_cli.execution.outcomes import CaseResult, Outcome, RunSummary
+from iris_cli.execution.receipts import Receipt, write_receipt
+from iris_cli.planning.overrides import apply_overrides
+from iris_cli.planning.plan import Plan, RawSet, make_plan, write_plan
+from iris_cli.planning.presets import preset
+from iris_cli.preparation.integrity import check_datasets
+from iris_cli.training.checkpoint import BEST, LATEST, PREVIOUS, write_best, write_checkpoint
+from iris_cli.training.claim import CLAIMS, claimed
+from iris_cli.training.ending import noted_end
+from iris_cli.training.log import METRICS
+from iris_cli.workflows.status import output_status, run_status, status
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    folder = tmp_path_factory.mktemp("ws")
+    write_phantom_dataset(folder / "raw" / "p", (1, 2), size=0.6, voxel_mm=12.0)
+    raw = read_raw_dataset(folder / "raw" / "p")
+    (report,) = check_datasets([raw])
+    made = make_plan(
+        [RawSet(raw, report)], preset("tiny"), name="p", preset_name="tiny", workspace=folder
+    )
+    return apply_overrides(made, ["training.steps=20"])
+
+
+@pytest.fixture
+def run(tmp_path: Path, plan: Plan) -> Path:
+    write_plan(tmp_path / "run" / "plan.json", plan)
+    return tmp_path / "run"
+
+
+def log(run: Path, *lines: dict[str, Any]) -> None:
+    (run / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def save(run: Path, *steps: int) -> None:
+    for step in steps:
+        write_checkpoint(run, {"step": step, "model": {"w": torch.ones(3)}})
+
+
+def test_a_run_that_was_never_begun(run: Path) -> None:
+    found = run_status(run)
+    assert (found.state, found.step, found.exit_code, found.eta_s) == ("never begun", 0, 75, None)
+
+
+def test_a_stopped_run_says_why_and_how_to_go_on(run: Path) -> None:
+    save(run, 5, 10)
+    log(run, {"step": 10, "loss": 0.5, "step_s": 3.0, "skipped": 1}, {"step": 10, "validation": {}})
+    (run / "manifest.json").write_text(json.dumps({"command": ["iris", "train", "a run"]}))
+    with pytest.raises(Stopped), noted_end(run):
+        raise Stopped("stopped after 10 of 20 steps: SIGTERM")
+    found = run_status(run)
+    assert (found.state, found.step, found.steps, found.exit_code) == ("stopped", 10, 20, 75)
+    assert "SIGTERM" in found.why
+    assert found.eta_s == 30.0
+    assert found.next == "iris train 'a run' goes on"
+    assert found.validation == (10, {})
+    json.dumps(found.to_json())
+
+
+def test_a_killed_run_is_stopped_where_its_checkpoint_is(run: Path) -> None:
+    save(run, 10)
+    log(run, {"step": 15, "loss": 0.5, "step_s": 1.0})
+    found = run_status(run)
+    assert (found.state, found.step) == ("stopped", 10)
+    assert "killed" in found.why
+
+
+def test_a_finished_run_and_one_that_goes_on_after_divergence(run: Path) -> None:
+    with pytest.raises(Diverged), noted_end(run):
+        raise Diverged("20 steps in a row had a loss that is not finite")
+    assert (run_status(run).state, run_status(run).exit_code) == ("diverged", 6)
+    with noted_end(run):
+        save(run, 20)
+    assert (run_status(run).state, run_status(run).exit_code) == ("finished", 0)
+
+
+def test_checkpoints_are_verified(run: Path) -> None:
+    save(run, 5, 10)
+    write_best(run, {"step": 7})
+    content = bytearray((run / LATEST).read_bytes())
+    content[len(content) // 2] ^= 1
+    (run / LATEST).write_bytes(content)
+    before = sorted(path.name for path in run.iterdir())
+    found = run_status(run)
+    assert {c.name: c.step for c in found.checkpoints} == {LATEST: None, PREVIOUS: 5, BEST: 7}
+    assert found.step == 5
+    assert sorted(path.name for path in run.iterdir()) == before
+
+
+def test_a_run_in_this_process_is_running(run: Path) -> None:
+    save(run, 10)
+    log(run, {"step": 14, "loss": 0.5, "step_s": 1.0})
+    with claimed(run, lambda: False):
+        found = run_status(run)
+        assert (found.state, found.step, found.exit_code) == ("running", 14, 0)
+        assert str(os.getpid()) in found.why
+    assert run_status(run).state == "stopped"
+
+
+@pytest.mark.parametrize(("age_s", "state"), [(STALE_S / 2, "running"), (STALE_S * 2, "stopped")])
+def test_a_run_elsewhere_is_seen_by_its_heartbeat(run: Path, age_s: float, state: str) -> None:
+    save(run, 10)
+    with Claims(run / CLAIMS) as claims:
+        claims.take("run")
+        content = json.loads(claims.path("run").read_text())
+        claims.path("run").write_text(json.dumps({**content, "host": "node-17"}))
+        beat = time.time() - age_s
+        os.utime(claims.path("run"), (beat, beat))
+        found = run_status(run)
+    assert found.state == state
+    assert ("node-17" in found.why) == (state == "running")
+
+
+def outcome(name: str, *, failed: bool) -> Outcome:
+    if not failed:
+        return Outcome(name, "done", 1.0, result=CaseResult("done", {}))
+    return Outcome(name, "failed", 1.0, {"problem": "no volume", "exit_code": 4, "debug": "..."})
+
+
+def test_predictions_are_done_failed_or_without_their_label_map(tmp_path: Path) -> None:
+    hidden = tmp_path / ".iris"
+    for case in ("a", "b"):
+        write_receipt(hidden / f"{case}.json", Receipt(case=case, content={"inputs": {}}))
+    (tmp_path / "a.nii.gz").touch()
+    note_failures(hidden / FAILURES, RunSummary((outcome("c", failed=True),)))
+    found = status(tmp_path)
+    assert found == output_status(tmp_path)
+    assert (found.done, found.incomplete, found.exit_code) == (("a",), ("b",), 3)
+    assert found.failed == {"c": {"problem": "no volume", "exit_code": 4}}
+
+
+def test_the_note_of_a_failed_case_goes_when_it_is_done(tmp_path: Path) -> None:
+    hidden = tmp_path / ".iris"
+    note_failures(hidden / FAILURES, RunSummary((outcome("c", failed=True),)))
+    note_failures(hidden / FAILURES, RunSummary((outcome("c", failed=False),)))
+    assert output_status(tmp_path).exit_code == 0
+
+
+def test_other_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="neither a run nor"):
+        status(tmp_path)

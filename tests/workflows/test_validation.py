@@ -1,0 +1,144 @@
+"""In-context validation: who is reference, who is query, what is said of them."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from iris_cli.dataset.phantoms import write_phantom_dataset
+from iris_cli.dataset.raw import read_raw_dataset
+from iris_cli.errors import DataRefused, UsageError
+from iris_cli.files.publish import publish_json
+from iris_cli.files.schema import read_json
+from iris_cli.network.iris_network import IrisNetwork
+from iris_cli.planning.plan import Plan, read_plan
+from iris_cli.workflows import validation as module
+from iris_cli.workflows.plan import plan as make_plan
+from iris_cli.workflows.validation import InContextValidation, read_unseen_set
+
+SETTINGS = InContextValidation(cases_per_set=2, references=(1, 3))
+
+
+def phantoms(folder: Path, seeds: tuple[int, ...], **options: Any) -> Path:
+    return write_phantom_dataset(folder, seeds, size=0.6, voxel_mm=9.0, **options)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set to train on, and an unseen one with its own lists: contexts 6, 7, queries 8, 9."""
+    folder = tmp_path_factory.mktemp("ws")
+    roles: dict[str, Any] = {"torso_004": "validate", "torso_005": "validate"}
+    phantoms(folder / "raw" / "seen", (1, 2, 3, 4, 5), roles=roles)
+    listed: dict[str, Any] = {f"torso_{i:03d}": "validate" for i in (6, 7, 8, 9)}
+    phantoms(folder / "raw" / "unseen", (6, 7), queries=(8, 9, 10), roles=listed)
+    make_plan(workspace=folder, preset_name="tiny", validation_sets=["unseen"])
+    return folder
+
+
+@pytest.fixture
+def plan(workspace: Path) -> Plan:
+    return read_plan(workspace / "plans" / "default.json")
+
+
+def network(plan: Plan) -> IrisNetwork:
+    return IrisNetwork(plan.network).eval()
+
+
+def holding_out(plan: Plan, *classes: str) -> Plan:
+    changed = {"held_out_classes": classes}
+    sets = {name: item.model_copy(update=changed) for name, item in plan.sets.items()}
+    return plan.model_copy(update={"sets": sets})
+
+
+def test_a_plan_over_all_sets_plans_nothing_for_unseen_ones(plan: Plan) -> None:
+    assert plan.validation_sets == {"unseen": "raw/unseen"}
+    assert list(plan.sets) == ["seen"]
+    assert "validation_sets" in plan.reasons
+
+
+def test_a_set_is_not_trained_on_and_unseen(workspace: Path) -> None:
+    with pytest.raises(UsageError, match="both planned for and an unseen set"):
+        make_plan(["seen"], workspace=workspace, preset_name="tiny", validation_sets=["seen"])
+
+
+def test_an_unseen_set_keeps_to_its_own_lists(plan: Plan, workspace: Path) -> None:
+    jobs = [job for job in module._all_jobs(SETTINGS, plan, workspace) if job.unseen]
+    assert [job.count for job in jobs] == [1, 2]  # there are no three references
+    for job in jobs:
+        assert [c.name for c in job.references] == ["torso_006", "torso_007"][: job.count]
+        assert [c.name for c in job.queries] == ["torso_008", "torso_009"]
+
+
+def test_without_lists_references_and_queries_are_of_different_subjects(tmp_path: Path) -> None:
+    folder = phantoms(tmp_path / "u", (1, 2, 3, 4))
+    content = read_json(folder / "dataset.json")
+    content.setdefault("iris", {})["subjects"] = {"torso_001": "a", "torso_002": "a"}
+    publish_json(folder / "dataset.json", content)
+    raw = read_raw_dataset(folder)
+    for seed in range(5):
+        context, queries = module._unseen_cases(replace(SETTINGS, seed=seed), raw)
+        assert len(context) == 2
+        assert not {c.subject for c in context} & {c.subject for c in queries}
+
+
+def test_a_test_set_is_refused_and_test_cases_are_never_opened(
+    tmp_path: Path, workspace: Path, plan: Plan
+) -> None:
+    roles: dict[str, Any] = dict.fromkeys(("torso_001", "torso_002"), "test")
+    with pytest.raises(DataRefused, match="cannot be validated on"):
+        read_unseen_set(phantoms(tmp_path / "t", (1, 2), roles=roles))
+    copy = tmp_path / "ws"
+    shutil.copytree(workspace, copy)
+    # A tripwire: a test case that cannot be read, in the folder of the queries.
+    (image,) = (copy / "raw" / "unseen" / "imagesTs").glob("torso_010*")
+    image.write_bytes(b"no volume")
+    (copy / "raw" / "unseen" / "labelsTs" / "torso_010.nii.gz").write_bytes(b"no volume")
+    validate = replace(SETTINGS, references=(1,)).bind(plan, copy, "cpu")
+    assert validate is not None
+    figures = validate(network(plan), 1)
+    assert "failed" not in figures
+
+
+def test_figures_are_apart_for_seen_held_out_and_unseen(plan: Plan, workspace: Path) -> None:
+    plan = holding_out(plan, "liver")
+    validate = replace(SETTINGS, references=(1,)).bind(plan, workspace, "cpu")
+    assert validate is not None
+    same = network(plan)
+    first, again = (validate(same, step) for step in (1, 2))
+    held_out, seen = first["held_out"]["seen"]["k1"], first["seen"]["seen"]["k1"]
+    assert set(held_out["classes"]) == {"liver"}
+    assert "liver" not in seen["classes"]
+    assert len(seen["classes"]) > 1
+    unseen = first["unseen"]["unseen"]["k1"]
+    assert unseen["low"] <= unseen["mean"] <= unseen["high"]
+    assert first["score"] == pytest.approx((held_out["mean"] + unseen["mean"]) / 2)
+    assert again == first
+
+
+def test_the_score_is_of_seen_classes_where_there_is_nothing_else() -> None:
+    one = {"mean": 0.4, "low": None, "high": None, "classes": {}}
+    two = {**one, "mean": 0.6}
+    assert module._score({"seen": {"a": {"k1": one, "k3": two}}}) == pytest.approx(0.5)
+    both = {"seen": {"a": {"k1": one}}, "unseen": {"b": {"k1": two}}}
+    assert module._score(both) == pytest.approx(0.6)
+    assert module._score({}) is None
+
+
+def test_a_class_that_no_query_shows_has_no_mean() -> None:
+    job = module._Job("s", 1, None, (), (_case("a"), _case("b")), frozenset({"z"}))  # type: ignore[arg-type]
+    table = np.array([[0.2, np.nan, 0.9], [0.4, np.nan, 0.7]])
+    found = module._by_group(job, ["x", "y", "z"], table)
+    assert found["seen"]["mean"] == pytest.approx(0.3)
+    assert found["seen"]["classes"]["y"] == {"mean": None, "low": None, "high": None}
+    assert found["held_out"]["classes"]["z"]["mean"] == pytest.approx(0.8)
+
+
+def _case(name: str) -> Any:
+    from iris_cli.dataset.raw import Case
+
+    return Case(name, (), None, name, "validate", (None,))
