@@ -1,8 +1,9 @@
-"""Pseudo episodes: regions of a real scan found without its labels, seen through two views.
+"""Pseudo episodes: regions of a real scan chosen without its labels, seen through two views.
 
 The regions are found on a small axis-aligned copy of the surroundings (the *base*), as groups of
-supervoxels or as connected parts of a band of intensities; every view then looks at the same
-regions through its own turn, stretch, bend and shift, and at the scan itself for its image.
+supervoxels, as connected parts of a band of intensities, or as bodies placed anywhere; every view
+then looks at the same regions through its own turn, stretch, bend and shift, and at the scan itself
+for its image.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ REGIONS_MAX = 5
 REGION_VOLUME = (0.0006, 0.15)
 SUPERVOXEL_EDGES = (6, 8, 11, 15, 20)
 SUPERVOXEL_SHARE = 0.6
+# Semi-axes of a body, as parts of the base's edge, and how far each may differ from their mean.
+BODY_RADII = (0.06, 0.22)
+BODY_STRETCH = 1.4
 # The levels of a group differ by at most this many standard deviations of the image from the seed.
 GROUP_LEVELS = 0.5
 # A region that overlaps a held-out class by more than this part of either is rejected.
@@ -91,9 +95,11 @@ class PseudoTasks:
         inside = _inside(base, edge, case.shape)
         if np.count_nonzero(inside) < INSIDE_MIN * inside.size or image[inside].std() < FLAT:
             return None
-        regions = find_regions(
-            image, inside, case.fill, rng, most=min(task.classes_max, REGIONS_MAX)
-        )
+        most = min(task.classes_max, REGIONS_MAX)
+        if rng.random() < task.body_share:
+            regions = place_bodies(inside, rng, most)
+        else:
+            regions = find_regions(image, inside, case.fill, rng, most)
         regions = self._without_held_out(case, base, regions)
         if not regions:
             return None
@@ -175,6 +181,32 @@ def find_regions(
         if len(regions) == wanted:
             break
     return regions
+
+
+def place_bodies(inside: Mask, rng: np.random.Generator, most: int) -> list[Mask]:
+    """Up to `most` ellipsoids around random voxels of the scan, cut off where it ends.
+
+    They ignore the image: a network that has learned which organ a kind of scan is usually asked
+    for must still follow a mask that is not that organ.
+    """
+    wanted = int(rng.integers(1, most + 1))
+    places = np.argwhere(inside)
+    axes = np.ogrid[tuple(slice(0, n) for n in inside.shape)]
+    bodies: list[Mask] = []
+    for _ in range(CANDIDATES * wanted):
+        centre = places[int(rng.integers(len(places)))]
+        edge = draw_scale(rng, *BODY_RADII) * inside.shape[0]
+        squares = [
+            ((axis - place) / (edge * draw_scale(rng, 1 / BODY_STRETCH, BODY_STRETCH))) ** 2
+            for axis, place in zip(axes, centre, strict=True)
+        ]
+        body = (squares[0] + squares[1] + squares[2] <= 1) & inside
+        fits = np.count_nonzero(body) >= REGION_VOLUME[0] * body.size
+        if fits and not _found_before(body, bodies):
+            bodies.append(body)
+        if len(bodies) == wanted:
+            break
+    return bodies
 
 
 def stands_out(image: Image, region: Mask, inside: Mask, fill: float) -> bool:

@@ -142,6 +142,9 @@ class TaskSettings(Record):
     """Share of query crops placed on a class of the episode; the rest lie anywhere."""
     reference_voxels_min: Annotated[int, Field(ge=1)] = 8
     """A class with fewer voxels in a reference crop is not learned from it."""
+    body_share: Share = 0.25
+    """Share of pseudo episodes that ask for ellipsoids placed without looking at the image (the
+    rest: regions found in it)."""
     repaint_share: Share = 0.4
     """Share of synthetic episodes that repaint real label maps (the rest: random shapes)."""
 

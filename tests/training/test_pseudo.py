@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from iris_cli.training.pseudo import (
+    REGION_VOLUME,
     find_regions,
     number_regions,
     overlaps,
+    place_bodies,
     stands_out,
     supervoxels,
 )
@@ -87,6 +89,18 @@ def test_pure_noise_has_hardly_a_region_and_objects_have() -> None:
     # Most of the scene is uniform, so most draws rightly come to nothing.
     assert found["scene"] >= 4
     assert found["noise"] <= 1
+
+
+def test_bodies_lie_in_the_scan_wherever_it_is() -> None:
+    inside = np.zeros((48, 48, 48), bool)
+    inside[:, 20:, :30] = True
+    drawn = [place_bodies(inside, np.random.default_rng(seed), most=4) for seed in range(40)]
+    bodies = [body for found in drawn for body in found]
+    assert {len(found) for found in drawn} == {1, 2, 3, 4}
+    assert not any((body & ~inside).any() for body in bodies)
+    assert all(body.sum() >= REGION_VOLUME[0] * body.size for body in bodies)
+    reached = np.logical_or.reduce(bodies)
+    assert reached[inside].mean() > 0.9
 
 
 def test_regions_may_share_voxels_and_what_lies_beyond_the_base_carries_no_loss() -> None:

@@ -14,7 +14,7 @@ from iris_cli.dataset.raw import Case
 from iris_cli.errors import DataRefused, Stopped, UsageError
 from iris_cli.model.model import load_model
 from iris_cli.planning.overrides import apply_overrides
-from iris_cli.planning.plan import Plan, read_plan
+from iris_cli.planning.plan import Plan, read_plan, write_plan
 from iris_cli.planning.training_sets import sets_for_training
 from iris_cli.training.checkpoint import BEST, LATEST, read_checkpoint
 from iris_cli.workflows import train as workflow
@@ -85,6 +85,13 @@ def test_a_set_without_training_cases_is_held_out(workspace: Path, plan: Plan) -
     assert sets_for_training(held_out, workspace) == ()
 
 
+def begin_with(folder: Path, workspace: Path, overrides: list[str]) -> Path:
+    """Give a run folder its plan; returns the plan it was made from."""
+    source = workspace / "plans" / "default.json"
+    write_plan(folder / "plan.json", workflow._plan_of_run(folder, source, overrides))
+    return source
+
+
 @pytest.mark.parametrize(
     "change",
     ["s0=7", 'sets.p.validate=["torso_001"]', 'sets.p.raw="elsewhere"', "sets.p.spacing_mm=3"],
@@ -92,18 +99,17 @@ def test_a_set_without_training_cases_is_held_out(workspace: Path, plan: Plan) -
 def test_what_changes_the_result_of_a_begun_run_is_refused(
     tmp_path: Path, workspace: Path, change: str
 ) -> None:
-    source = workspace / "plans" / "default.json"
-    workflow._plan_of_run(tmp_path, source, ["sets.p.train=[]"])
+    source = begin_with(tmp_path, workspace, ["sets.p.train=[]"])
     with pytest.raises(DataRefused, match="has begun"):
         workflow._plan_of_run(tmp_path, source, [change])
 
 
 def test_what_cannot_change_the_result_may_be_set(tmp_path: Path, workspace: Path) -> None:
-    source = workspace / "plans" / "default.json"
-    first = workflow._plan_of_run(tmp_path, source, ["training.steps=3"])
+    source = begin_with(tmp_path, workspace, ["training.steps=3"])
+    first = read_plan(tmp_path / "plan.json")
     again = workflow._plan_of_run(tmp_path, source, ["training.log_every=7", "training.steps=3"])
     assert (first.training.steps, again.training.steps, again.training.log_every) == (3, 3, 7)
-    assert read_plan(tmp_path / "plan.json") == first
+    assert read_plan(tmp_path / "plan.json") == first  # the run keeps what it was begun with
 
 
 def test_the_best_is_exported_and_named(
@@ -150,7 +156,7 @@ def test_a_run_of_an_earlier_version_exports_its_best(
 
 
 def test_a_run_without_checkpoint_has_no_model(tmp_path: Path, workspace: Path) -> None:
-    workflow._plan_of_run(tmp_path, workspace / "plans" / "default.json", [])
+    begin_with(tmp_path, workspace, [])
     with pytest.raises(UsageError, match="no checkpoint"):
         export_model(tmp_path)
 
