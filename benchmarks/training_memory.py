@@ -12,14 +12,14 @@ import argparse
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from benchmarks.results_table import publish
-from iris_cli.planning.estimate import TrainingEstimate, estimate_step
+from iris_cli.planning.estimate import estimate_step
 from iris_cli.planning.presets import PRESETS
+from iris_cli.planning.step_shape import Device, StepShape
 from iris_cli.training.distributed import ALONE
 from iris_cli.training.episodes import Episode
 from iris_cli.training.log import Tally
@@ -32,78 +32,61 @@ CUDA_SHAPES = ("small:64:4:3:8", "base:128:1:3:8", "base:128:4:3:8:recompute")
 STEPS = 3
 
 
-@dataclass(frozen=True)
-class Shape:
-    """A network of a preset, edge of the patch, and one part of a batch."""
-
-    network: str
-    patch: int
-    episodes: int
-    references: int
-    classes: int
-    recompute: bool
-
-    @classmethod
-    def parse(cls, text: str) -> Shape:
-        """From `NETWORK:PATCH:EPISODES:REFERENCES:CLASSES[:recompute]`."""
-        network, *numbers = text.removesuffix(":recompute").split(":")
-        patch, episodes, references, classes = map(int, numbers)
-        recompute = text.endswith(":recompute")
-        return cls(network, patch, episodes, references, classes, recompute)
-
-    def predicted(self, device: str) -> TrainingEstimate:
-        """float32 on a CPU, bfloat16 on CUDA."""
-        cuda = device == "cuda"
-        return estimate_step(
-            PRESETS[self.network].network,
-            self.patch,
-            episodes=self.episodes,
-            references=self.references,
-            classes=self.classes,
-            recompute=self.recompute,
-            device="cuda" if cuda else "cpu",
-            precision="bfloat16" if cuda else "float32",
-        )
-
-    def episode(self, index: int) -> Episode:
-        """Noise, and one cube for every class of every image."""
-        generator = torch.Generator().manual_seed(index)
-        size, k, r = (self.patch,) * 3, self.classes, self.references
-        masks = torch.zeros((1 + r, k, *size), dtype=torch.bool)
-        inside = slice(self.patch // 4, self.patch // 2)
-        masks[:, :, inside, inside, inside] = True
-        return Episode(
-            index=index,
-            kind="real",
-            source="noise",
-            names=tuple(f"class_{i}" for i in range(k)),
-            keys=tuple(f"noise/class_{i}" for i in range(k)),
-            query=torch.randn(size, generator=generator),
-            references=torch.randn((r, *size), generator=generator),
-            query_masks=masks[0],
-            reference_masks=masks[1:],
-            query_valid=torch.ones(k, dtype=torch.bool),
-            reference_valid=torch.ones((r, k), dtype=torch.bool),
-            counted=torch.ones(size, dtype=torch.bool),
-        )
+def parse_shape(text: str, device: Device) -> StepShape:
+    """From `NETWORK:PATCH:EPISODES:REFERENCES:CLASSES[:recompute]`; bfloat16 on CUDA."""
+    network, *numbers = text.removesuffix(":recompute").split(":")
+    patch, episodes, references, classes = map(int, numbers)
+    return StepShape(
+        network=PRESETS[network].network,
+        patch=patch,
+        episodes=episodes,
+        references=references,
+        classes=classes,
+        recompute=text.endswith(":recompute"),
+        device=device,
+        precision="bfloat16" if device == "cuda" else "float32",
+    )
 
 
-def measure(shape: Shape, device: str) -> int:
+def make_episode(step: StepShape, index: int) -> Episode:
+    """Noise, and one cube for every class of every image."""
+    generator = torch.Generator().manual_seed(index)
+    size, k, r = (step.patch,) * 3, step.classes, step.references
+    masks = torch.zeros((1 + r, k, *size), dtype=torch.bool)
+    inside = slice(step.patch // 4, step.patch // 2)
+    masks[:, :, inside, inside, inside] = True
+    return Episode(
+        index=index,
+        kind="real",
+        source="noise",
+        names=tuple(f"class_{i}" for i in range(k)),
+        keys=tuple(f"noise/class_{i}" for i in range(k)),
+        query=torch.randn(size, generator=generator),
+        references=torch.randn((r, *size), generator=generator),
+        query_masks=masks[0],
+        reference_masks=masks[1:],
+        query_valid=torch.ones(k, dtype=torch.bool),
+        reference_valid=torch.ones((r, k), dtype=torch.bool),
+        counted=torch.ones(size, dtype=torch.bool),
+    )
+
+
+def measure(shape: StepShape) -> int:
     """Peak bytes of a few steps in this process, which has done nothing else yet."""
     settings = TrainingSettings(
         batch=shape.episodes,
         recompute=shape.recompute,
-        precision="bfloat16" if device == "cuda" else "float32",
+        precision=shape.precision,
         optimiser=OptimiserSettings(name="adamw"),
     )
-    before = memory_now("VmRSS") if device == "cpu" else 0
-    run = Run(Path(), PRESETS[shape.network].network, settings, {}, torch.device(device))
+    before = memory_now("VmRSS") if shape.device == "cpu" else 0
+    run = Run(Path(), shape.network, settings, {}, torch.device(shape.device))
     network = EpisodeNetwork(run.network, recompute=settings.recompute)
     stepper = Stepper(run, ALONE, network)
     for step in range(STEPS):
         first = step * shape.episodes
-        stepper.take([[shape.episode(first + i) for i in range(shape.episodes)]], Tally())
-    if device == "cuda":
+        stepper.take([[make_episode(shape, first + i) for i in range(shape.episodes)]], Tally())
+    if shape.device == "cuda":
         return torch.cuda.max_memory_allocated()
     return memory_now("VmHWM") - before
 
@@ -133,11 +116,11 @@ def main() -> None:
     if given.measure:
         if given.device == "cpu":
             torch.set_num_threads(1)
-        sys.stdout.write(json.dumps(measure(Shape.parse(given.measure), given.device)) + "\n")
+        sys.stdout.write(json.dumps(measure(parse_shape(given.measure, given.device))) + "\n")
         return
     rows = []
     for text in given.shapes or (CUDA_SHAPES if given.device == "cuda" else CPU_SHAPES):
-        predicted = Shape.parse(text).predicted(given.device).total_bytes
+        predicted = estimate_step(parse_shape(text, given.device)).total_bytes
         measured = measure_apart(text, given.device)
         figures = f"{predicted / 1e6:.0f}", f"{measured / 1e6:.0f}", f"{predicted / measured:.2f}"
         rows.append((text, *figures))

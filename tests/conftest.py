@@ -8,6 +8,8 @@ from pathlib import Path
 # Before torch is imported: results are equal bytes for one number of threads only, and on shared
 # machines threads that spin while they wait cost many times their work.
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
+# The models and the default that whoever runs the tests has registered are no part of them.
+os.environ["XDG_DATA_HOME"] = str(Path(__file__).parent / "no-data-home")
 
 import pytest
 from hypothesis import settings

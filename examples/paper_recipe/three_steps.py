@@ -23,6 +23,7 @@ import torch
 from iris_cli.dataset.phantoms import write_phantom_dataset
 from iris_cli.planning.estimate import TrainingEstimate, estimate_step
 from iris_cli.planning.plan import Plan
+from iris_cli.planning.step_shape import StepShape
 from iris_cli.planning.training_sets import sets_for_training
 from iris_cli.training.catalogue import read_catalogue
 from iris_cli.training.distributed import ALONE
@@ -100,15 +101,17 @@ def predict_memory(made: Plan, batch: list[Episode], device: str) -> TrainingEst
     """For the episodes at hand, of which each is a part of its own."""
     kind = autocast_type(made.training.precision, torch.device(device))
     return estimate_step(
-        made.network,
-        made.patch,
-        episodes=1,
-        references=max(len(episode.references) for episode in batch),
-        classes=max(len(episode.names) for episode in batch),
-        recompute=made.training.recompute,
-        gradients=len(batch) > 1,
-        device="cuda" if device.startswith("cuda") else "cpu",
-        precision="float32" if kind is None else "bfloat16",
+        StepShape(
+            network=made.network,
+            patch=made.patch,
+            episodes=1,
+            references=max(len(episode.references) for episode in batch),
+            classes=max(len(episode.names) for episode in batch),
+            recompute=made.training.recompute,
+            gradients=len(batch) > 1,
+            device="cuda" if device.startswith("cuda") else "cpu",
+            precision="float32" if kind is None else "bfloat16",
+        )
     )
 
 

@@ -31,7 +31,9 @@ Device = Annotated[
 ]
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="Model name or folder; by default the one that ships."),
+    typer.Option(
+        "--model", "-m", help="Model name, folder or file; default as `iris model list` marks it."
+    ),
 ]
 AssumeSpacing = Annotated[
     float | None,

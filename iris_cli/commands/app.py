@@ -16,6 +16,7 @@ from iris_cli.commands import (
     encode_task,
     evaluate,
     info,
+    model,
     plan,
     predict,
     preprocess,
@@ -69,6 +70,7 @@ for _command in (
     encode_task,
     predict,
     evaluate,
+    model,
     info,
     doctor,
 ):

@@ -73,27 +73,25 @@ def encode_task(
 
     Example: iris encode-task refs/ liver=1 spleen=2 -o abdomen.task.pt
     """
-    from iris_cli.dataset.classes import parse_modality
-    from iris_cli.workflows.devices import choose_device
-    from iris_cli.workflows.encode_task import encode_from_bank
-    from iris_cli.workflows.encode_task import encode_task as encode
-
     out = Output.choose(as_json, verbose, quiet)
     if from_bank:
-        given = {"--image": images, "--label": labels, "--labels": labels_file, "--cases": cases}
-        working = {"--classes": classes, "--spacing": spacing, "--assume-spacing": assume_spacing}
-        both = [*given.items(), *working.items()]
-        _refuse_with_bank([name for name, value in both if value is not None])
+        needless = {
+            "--image": images,
+            "--label": labels,
+            "--labels": labels_file,
+            "--cases": cases,
+            "--classes": classes,
+            "--spacing": spacing,
+            "--assume-spacing": assume_spacing,
+        }
+        _refuse_with_bank([name for name, value in needless.items() if value is not None])
         words = [] if references is None else [str(references)]
-        report = encode_from_bank(
-            [*from_bank, *words, *(names or [])],
-            output,
-            model=model,
-            modality=parse_modality(modality),
-            channel=channel,
-        )
-        _show(out, report)
+        _from_bank(out, [*from_bank, *words, *(names or [])], output, model, modality, channel)
         return
+    from iris_cli.dataset.classes import parse_modality
+    from iris_cli.workflows.devices import choose_device
+    from iris_cli.workflows.encode_task import encode_task as encode
+
     folder, names = _folder_or_name(references, names or [])
     report = encode(
         reference_source(folder, images, labels, names, labels_file, cases),
@@ -106,6 +104,24 @@ def encode_task(
         assume_spacing=assume_spacing,
         device=choose_device(device),
         progress=progress_of(out),
+    )
+    _show(out, report)
+
+
+def _from_bank(
+    out: Output,
+    names: list[str],
+    output: Path,
+    model: str | None,
+    modality: str | None,
+    channel: int,
+) -> None:
+    """A task of classes that the model remembers."""
+    from iris_cli.dataset.classes import parse_modality
+    from iris_cli.workflows.encode_task import encode_from_bank
+
+    report = encode_from_bank(
+        names, output, model=model, modality=parse_modality(modality), channel=channel
     )
     _show(out, report)
 

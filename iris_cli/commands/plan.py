@@ -157,12 +157,14 @@ def _memory_lines(report: PlanReport) -> list[str]:
         f"{cuda.text()}",
         indent=0,
     )
-    if report.plan.training.accumulation < report.plan.training.batch:
-        lines += _wrapped(
-            "to take less: --set training.accumulation="
-            f"{report.plan.training.batch} --set training.recompute=true",
-            indent=2,
-        )
+    training = report.plan.training
+    less = []
+    if training.accumulation < training.batch:
+        less.append(f"--set training.accumulation={training.batch}")
+    if not training.recompute:
+        less.append("--set training.recompute=true")
+    if less:
+        lines += _wrapped(f"to take less: {' '.join(less)}", indent=2)
     return lines + _wrapped(
         f"memory of iris preprocess: at most {report.preprocess_bytes / 2**30:.2g} GiB for each "
         "worker",

@@ -30,8 +30,8 @@ def status(
         bool,
         typer.Option(
             "--exit-code",
-            help="Run: 0 finished or running, 75 to be gone on with, 6 diverged. Predictions: 0, "
-            "or 3 where cases failed.",
+            help="Run: 0 finished or running, 75 to be gone on with, else what it failed with (6 "
+            "diverged). Predictions: 0, or 3 where cases failed.",
         ),
     ] = False,
     as_json: Json = False,
@@ -42,9 +42,9 @@ def status(
 
     Example: iris status my-run --exit-code; [ $? -eq 75 ] && sbatch train.sh
     """
+    from iris_cli.workflows.run_folder import run_folder
     from iris_cli.workflows.status import RunStatus
     from iris_cli.workflows.status import status as read_status
-    from iris_cli.workflows.train import run_folder
 
     out = Output.choose(as_json, verbose, quiet)
     found = read_status(run_folder(folder, workspace))

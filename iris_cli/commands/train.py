@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -37,7 +37,7 @@ def train(
         list[str] | None, typer.Option("--set", help="key=value, as training.steps=1000.")
     ] = None,
     init_from: Annotated[
-        Path | None, typer.Option(help="Checkpoint or model to start a new run from.")
+        Path | None, typer.Option(help="Checkpoint, model folder or name to start a new run from.")
     ] = None,
     stop_after: Annotated[
         str | None, typer.Option(help="Stop with everything saved after 90s, 45m or 11.5h.")
@@ -74,33 +74,31 @@ def train(
     from iris_cli.execution.threads import limit_torch
     from iris_cli.training.distributed import Place
     from iris_cli.workflows.devices import choose_device, choose_devices, choose_rank_device
+    from iris_cli.workflows.train import TrainOptions, train_on
     from iris_cli.workflows.train import train as run_training
-    from iris_cli.workflows.train import train_on
     from iris_cli.workflows.validation import InContextValidation
 
     place = Place.of_this_process()
     if place is not None:
         _check_launch(devices, stop_after if place.restarts else None)
-    options: dict[str, Any] = {
-        "workspace": workspace,
-        "plan": plan,
-        "overrides": overrides or (),
-        "init_from": init_from,
-        "workers": workers,
-        "validation": None
-        if validate_cases is None
-        else InContextValidation(cases_per_set=validate_cases),
-        "view": partial(_view, out),
-    }
+    options = TrainOptions(
+        workspace,
+        plan,
+        tuple(overrides or ()),
+        init_from,
+        workers,
+        None if validate_cases is None else InContextValidation(cases_per_set=validate_cases),
+        partial(_view, out),
+    )
     with StopRequest(limit) as stop:
         if devices is not None:
             several = choose_devices(devices)
-            report = train_on(several, run, stop=stop, threads=threads, **options)
+            report = train_on(several, run, options, stop=stop, threads=threads)
         else:
             if threads is not None:
                 limit_torch(threads)
             chosen = choose_rank_device(device, place.local) if place else choose_device(device)
-            report = run_training(run, device=chosen, stop=stop, **options)
+            report = run_training(run, options, device=chosen, stop=stop)
     if place is not None and place.rank > 0:
         return  # rank 0 speaks for all
     out.result(report.to_json())
@@ -114,7 +112,7 @@ def train(
 def _view(out: Output, folder: Path) -> Sequence[Observer]:
     """Say what a step will take; then the panel looks on."""
     from iris_cli.commands._panel import training_view
-    from iris_cli.workflows.train import predicted_memory
+    from iris_cli.workflows.manifest import predicted_memory
 
     memory = predicted_memory(folder)
     if memory is not None:

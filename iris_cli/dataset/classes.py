@@ -160,6 +160,15 @@ def classes_from_values(values: Iterable[int]) -> tuple[ClassLabel, ...]:
     return tuple(ClassLabel(str(value), (value,), value) for value in sorted(set(values) - {0}))
 
 
+def sharing_values(names: Iterable[str], classes: Mapping[str, Sequence[int]]) -> frozenset[str]:
+    """Those of `classes` that share a label value with one of these names, which are among them.
+
+    A class that is held out takes all of these with it: a region or a union would show its voxels.
+    """
+    values = {value for name in names for value in classes.get(name, ())}
+    return frozenset(name for name, own in classes.items() if values & set(own))
+
+
 def pick_classes(
     classes: Sequence[ClassLabel], names: Sequence[str], *, file: Path | str | None = None
 ) -> tuple[ClassLabel, ...]:

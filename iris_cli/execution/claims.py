@@ -20,6 +20,7 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +34,9 @@ from iris_cli.files.publish import process_is_alive
 BEAT_S = 15.0
 STALE_S = 120.0
 GUARD_S = 10.0
+# Two heartbeats: one may be late.
+WATCH_S = 2 * BEAT_S
+_LOOK_S = 1.0
 _ENDING = ".claim"
 _LONGEST_NAME = 180
 
@@ -130,7 +134,7 @@ class Claims:
         path = self.path(case)
         if self._create(path):
             return True
-        holder, beat = _read(path)
+        holder, beat = read_claim(path)
         if not self._is_stale(path, holder, beat):
             return False
         token = holder.token if holder else ""
@@ -143,7 +147,7 @@ class Claims:
     def _release(self, path: Path) -> None:
         with self._lock:
             mine = self._held.pop(path, None)
-        holder, _ = _read(path)
+        holder, _ = read_claim(path)
         if mine is not None and holder is not None and holder.token == mine.token:
             path.unlink(missing_ok=True)
 
@@ -223,13 +227,44 @@ class Claims:
                     os.utime(path)
 
 
-def _read(path: Path) -> tuple[Holder | None, float | None]:
+def read_claim(path: Path) -> tuple[Holder | None, float | None]:
     """Holder and heartbeat of a claim; (None, None) where there is no claim."""
     try:
-        beat = path.stat().st_mtime
-        return Holder.parse(path.read_text(encoding="utf-8", errors="replace")), beat
+        with path.open(encoding="utf-8", errors="replace") as stream:
+            # Of the open file: a network file system asks its server for it anew.
+            beat = os.fstat(stream.fileno()).st_mtime
+            return Holder.parse(stream.read()), beat
     except OSError:
         return None, None
+
+
+def living(paths: Iterable[Path], *, watch_s: float = WATCH_S) -> dict[Path, Holder]:
+    """The claims whose process lives, as far as can be seen from here; nothing is changed.
+
+    Of a process on another host only the heartbeat can be seen. One that is young by our clock is
+    believed; clocks of hosts differ, so a claim that looks old is given up only where it does not
+    move within `watch_s` seconds.
+    """
+    claims = {path: read_claim(path) for path in paths}
+    seen = {path: _lives(*claim) for path, claim in claims.items()}
+    watched = [path for path, alive in seen.items() if alive is None]
+    ends = time.monotonic() + watch_s
+    while watched and time.monotonic() < ends:
+        time.sleep(min(_LOOK_S, watch_s))
+        for path in watched:
+            seen[path] = read_claim(path)[1] not in (None, claims[path][1])
+        watched = [path for path in watched if not seen[path]]
+    return {path: holder for path, (holder, _) in claims.items() if holder and seen[path]}
+
+
+def _lives(holder: Holder | None, beat: float | None) -> bool | None:
+    """Whether the process of a claim lives; None where it has to be watched for a while."""
+    if holder is None or beat is None:
+        return False
+    gone = holder.is_gone()
+    if gone is not None:
+        return not gone
+    return True if time.time() - beat < STALE_S else None
 
 
 def _set_aside(path: Path, token: str) -> bool:
@@ -245,7 +280,7 @@ def _set_aside(path: Path, token: str) -> bool:
         _forget_abandoned(guard)
         return False
     try:
-        holder, beat = _read(path)
+        holder, beat = read_claim(path)
         if beat is None or (holder.token if holder else "") != token:
             return False
         path.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -138,9 +139,19 @@ def blocked() -> Iterator[None]:
         return
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
+        # The first process that is spawned brings this one with it, which lets SIGINT and SIGTERM
+        # in again when it has started: before the process itself has.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+def unblock() -> None:
+    """Let signals of this module in that the process was started with held back."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def ignore_in_worker() -> None:
@@ -151,5 +162,4 @@ def ignore_in_worker() -> None:
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    unblock()

@@ -20,7 +20,8 @@ from torch import Tensor
 from iris_cli.errors import DataRefused, UsageError
 from iris_cli.files.publish import publish
 from iris_cli.files.schema import Record, nearest, parse_record
-from iris_cli.model.model import Model, find_model, open_safetensors
+from iris_cli.model.model import Model, open_safetensors
+from iris_cli.model.registry import find_model
 
 BANK_FILE = "bank.safetensors"
 FORMAT: Literal["iris-bank-1"] = "iris-bank-1"

@@ -14,9 +14,23 @@ from iris_cli.network.config import ADDED_FIELDS, NetworkConfig
 if TYPE_CHECKING:
     from iris_cli.network.iris_network import IrisNetwork
 
+CARD_FILE = "model.json"
 FORMAT: Literal["iris-model-1"] = "iris-model-1"
 ProfileName = Literal["iris-1", "mass-1"]
 PROFILE: ProfileName = "iris-1"
+
+
+class ModelSource(Record):
+    """The file of released weights that a model was imported from.
+
+    file: its name, without a folder. weights: which copy in it, averaged over training (ema) or
+    the last step's (model). bank_size: classes of the memory in it, which is left out.
+    """
+
+    file: Annotated[str, Field(max_length=400)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    weights: Literal["ema", "model"]
+    bank_size: Annotated[int, Field(ge=0)] | None = None
 
 
 class ModelCard(Record):
@@ -24,6 +38,7 @@ class ModelCard(Record):
 
     s0: the model's own working spacing in mm. patch: edge of its window in voxels.
     fingerprint: SHA-256 over the stored tensors and all that decides what the network computes.
+    source: of imported weights only.
     """
 
     format: Literal["iris-model-1"] = FORMAT
@@ -37,6 +52,7 @@ class ModelCard(Record):
     licence: str = "not stated"
     training_sets: tuple[str, ...] = ()
     notes: str = ""
+    source: ModelSource | None = None
 
     @model_validator(mode="after")
     def _patch_fits_network(self) -> ModelCard:
@@ -59,6 +75,7 @@ class ModelCard(Record):
         licence: str = "not stated",
         training_sets: tuple[str, ...] = (),
         notes: str = "",
+        source: ModelSource | None = None,
     ) -> ModelCard:
         """The card of a network as it is in memory; its fingerprint is computed."""
         from iris_cli.model.fingerprint import fingerprint
@@ -76,6 +93,7 @@ class ModelCard(Record):
             licence=licence,
             training_sets=training_sets,
             notes=notes,
+            source=source,
         )
 
 

@@ -14,19 +14,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from iris_cli import weights
-from iris_cli.errors import DataRefused, EnvironmentProblem, UsageError
+from iris_cli.errors import DataRefused
 from iris_cli.files.publish import publish, publish_json
-from iris_cli.files.schema import nearest, read_json
-from iris_cli.model.card import ModelCard, parse_card
+from iris_cli.files.schema import read_json
+from iris_cli.model.card import CARD_FILE, ModelCard, parse_card
 from iris_cli.model.fingerprint import fingerprint
+from iris_cli.model.registry import WEIGHTS_FILE, find_model
 from iris_cli.network.iris_network import IrisNetwork
 
-__all__ = ["Model", "ModelCard", "load_model", "save_model", "shipped_models"]
+__all__ = ["Model", "ModelCard", "find_model", "load_model", "save_model"]
 
-WEIGHTS_FILE = "weights.safetensors"
-CARD_FILE = "model.json"
-DEFAULT_FILE = "default"
 CARD_KEY = "iris"
 _STORED_AS = {"F16", "F32"}
 _MAX_NAMED = 5
@@ -43,8 +40,8 @@ class Model:
 def load_model(name_or_path: str | Path | None = None, device: str | torch.device = "cpu") -> Model:
     """Load a model; weights are computed with in fp32 however they are stored.
 
-    name_or_path: None for the default that ships with iris, the name of a shipped model, a model
-    folder, or a single `.safetensors` file.
+    name_or_path: as `registry.find_model`: None for the default, the name of a shipped or
+    registered model, a model folder, or a single `.safetensors` file.
     raises UsageError where there is no such model, EnvironmentProblem where the default is
     missing, DataRefused where the files are not what their card says.
     """
@@ -82,47 +79,19 @@ def save_model(path: Path, network: IrisNetwork, card: ModelCard, *, half: bool 
     return path
 
 
-def shipped_models() -> tuple[str, ...]:
-    """Names of the models that come with iris."""
-    folder = _shipped_folder()
-    return tuple(sorted(entry.parent.name for entry in folder.glob(f"*/{CARD_FILE}")))
+def copy_model(source: str | Path, target: Path, *, name: str | None = None) -> Model:
+    """Copy a model as it is stored, under another name where one is given; its bank stays behind.
 
-
-def find_model(name_or_path: str | Path | None) -> Path:
-    """Folder or file of a model; raises UsageError where there is none."""
-    if name_or_path is None:
-        return _default_folder()
-    path = Path(name_or_path)
-    if path.is_file() or (path / CARD_FILE).is_file():
-        return path
-    name, shipped = str(name_or_path), shipped_models()
-    if name in shipped:
-        return _shipped_folder() / name
-    guess = nearest(name, list(shipped))
-    raise UsageError(
-        f"there is no model {name!r}",
-        found="a folder without model.json" if path.is_dir() else "no such file or folder",
-        expected=f"a model folder, a .safetensors file, or one of: {', '.join(shipped) or 'none'}",
-        fix=f"did you mean {guess!r}?" if guess else "check the path",
-    )
-
-
-def _default_folder() -> Path:
-    pointer = _shipped_folder() / DEFAULT_FILE
-    name = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else ""
-    if name in shipped_models():
-        return _shipped_folder() / name
-    raise EnvironmentProblem(
-        "the model that ships with iris is missing from this installation",
-        file=pointer,
-        found=f"{name!r}" if name else "no such file",
-        expected=f"the name of a folder beside it with {CARD_FILE} and {WEIGHTS_FILE}",
-        fix="install iris again, or name a model: a folder made by `iris train`, or a file",
-    )
-
-
-def _shipped_folder() -> Path:
-    return Path(weights.__file__).parent
+    source: as `load_model`. target: as `save_model`. returns: the model that was read and checked.
+    The fingerprint stays: tasks of the one are tasks of the other.
+    """
+    model = load_model(source)
+    card = model.card if name is None else model.card.model_copy(update={"name": name})
+    path = find_model(source)
+    with open_safetensors(path / WEIGHTS_FILE if path.is_dir() else path) as file:
+        half = all(file.get_slice(tensor).get_dtype() == "F16" for tensor in file.keys())  # noqa: SIM118
+    save_model(target, model.network, card, half=half)
+    return model
 
 
 def _build(card: ModelCard, tensors: Mapping[str, Tensor]) -> IrisNetwork:

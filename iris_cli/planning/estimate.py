@@ -9,6 +9,7 @@ from typing import Any, Literal
 from iris_cli.files.schema import Record
 from iris_cli.network.config import NetworkConfig
 from iris_cli.planning.plan import Plan
+from iris_cli.planning.step_shape import Device, Precision, StepShape
 
 # Float32: weights, averaged weights and two moments, held from the first step on.
 BYTES_PER_PARAMETER = 16
@@ -30,19 +31,15 @@ BYTES_PER_WORKING_VOXEL = 14.0
 class TrainingEstimate(Record):
     """Peak memory of a training step, bytes, on one device.
 
-    device: for `cuda`, of the memory of the device; for `cpu`, of the process beyond what it holds
-    once everything is imported. state_bytes: weights, averages and moments. step_bytes: most that
-    is alive at one time of everything else: maps kept for the backward pass, gradients, batch.
-    overhead_bytes: kernels, and what malloc keeps; nothing on CUDA, where it is not counted.
+    On `cuda`, of the memory of the device; on `cpu`, of the process beyond what it holds once
+    everything is imported. step: what was asked about. state_bytes: weights, averages and moments.
+    step_bytes: most that is alive at one time of everything else: maps kept for the backward pass,
+    gradients, batch. overhead_bytes: kernels, and what malloc keeps; nothing on CUDA, where it is
+    not counted.
     """
 
-    device: Literal["cpu", "cuda"]
-    precision: Literal["float32", "bfloat16"]
+    step: StepShape
     parameters: int
-    episodes: int
-    references: int
-    classes: int
-    recompute: bool
     state_bytes: int
     step_bytes: int
     overhead_bytes: int
@@ -59,89 +56,56 @@ class TrainingEstimate(Record):
 
     def to_json(self) -> dict[str, Any]:
         """All numbers, the sum among them, and the sentence."""
-        numbers = self.model_dump(mode="json")
-        return {**numbers, "total_bytes": self.total_bytes, "text": self.text()}
+        step = self.step.model_dump(mode="json", exclude={"network", "patch", "gradients"})
+        numbers = self.model_dump(mode="json", exclude={"step"})
+        return {**step, **numbers, "total_bytes": self.total_bytes, "text": self.text()}
 
     def text(self) -> str:
         """One sentence for people."""
-        shape = f"{self.episodes} x {self.references} references, {self.classes} classes"
-        again = ", recomputing" if self.recompute else ""
-        return f"{self.gib:.3g} GiB on {self.device.upper()} ({self.precision}, {shape}{again})"
+        return f"{self.gib:.3g} GiB on {self.step.text()}"
 
 
 @cache
-def estimate_step(
-    network: NetworkConfig,
-    patch: int,
-    *,
-    episodes: int,
-    references: int,
-    classes: int,
-    recompute: bool = False,
-    gradients: bool = False,
-    device: Literal["cpu", "cuda"] = "cpu",
-    precision: Literal["float32", "bfloat16"] = "float32",
-) -> TrainingEstimate:
-    """Memory of a step whose parts hold `episodes`, of so many references and classes each.
-
-    gradients: whether the step has several parts, so that those of one are there in the next.
-    """
-    import torch
-
+def estimate_step(step: StepShape) -> TrainingEstimate:
+    """Memory of a step whose largest part has this shape."""
     from iris_cli.planning.step_memory import peak_of_step
 
-    parameters = count_parameters(network)
-    peak = peak_of_step(
-        network,
-        patch,
-        episodes=episodes,
-        references=references,
-        classes=classes,
-        recompute=recompute,
-        precision=torch.bfloat16 if precision == "bfloat16" else None,
-        cuda=device == "cuda",
-        gradients=gradients,
-    )
+    parameters = count_parameters(step.network)
+    peak = peak_of_step(step)
     overhead = KERNEL_BYTES + HEAP_TOP_BYTES + HEAP_HOLES * peak.heap
     return TrainingEstimate(
-        device=device,
-        precision=precision,
+        step=step,
         parameters=parameters,
-        episodes=episodes,
-        references=references,
-        classes=classes,
-        recompute=recompute,
         state_bytes=parameters * BYTES_PER_PARAMETER,
         step_bytes=peak.total,
-        overhead_bytes=int(overhead) if device == "cpu" else 0,
+        overhead_bytes=int(overhead) if step.device == "cpu" else 0,
     )
 
 
-def estimate_training(
-    plan: Plan, device: Literal["cpu", "cuda"] = "cpu", *, ranks: int = 1
-) -> TrainingEstimate:
+def estimate_training(plan: Plan, device: Device = "cpu", *, ranks: int = 1) -> TrainingEstimate:
     """Memory of the largest step of a plan: every episode with all references and classes it may.
 
     precision `auto` is taken as bfloat16 on CUDA; on a CPU as what this machine computes in.
     ranks: devices that share the episodes of a step.
     """
     training = plan.training
+    each = max(1, training.batch // ranks)
     return estimate_step(
-        plan.network,
-        plan.patch,
-        episodes=max(1, training.batch // (training.accumulation * ranks)),
-        references=training.task.references_max,
-        classes=training.task.classes_max,
-        recompute=training.recompute,
-        gradients=training.accumulation > 1,
-        device=device,
-        precision=_precision(training.precision, device),
+        StepShape(
+            network=plan.network,
+            patch=plan.patch,
+            episodes=math.ceil(each / training.accumulation),
+            references=training.task.references_max,
+            classes=training.task.classes_max,
+            recompute=training.recompute,
+            gradients=min(each, training.accumulation) > 1,
+            device=device,
+            precision=_precision(training.precision, device),
+        )
     )
 
 
-def _precision(
-    setting: Literal["auto", "float32", "bfloat16"], device: Literal["cpu", "cuda"]
-) -> Literal["float32", "bfloat16"]:
+def _precision(setting: Literal["auto"] | Precision, device: Device) -> Precision:
     if setting != "auto":
         return setting
     if device == "cuda":

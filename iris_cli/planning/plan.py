@@ -236,16 +236,9 @@ def _plan_set(
     raw = raw_set.raw
     hashes = {fact.case: fact.image_hash for fact in raw_set.report.facts}
     split = split_cases(raw.cases, set_name=raw.name, seed=seed, image_hashes=hashes)
-    facts = _facts_for_planning(raw_set.report, split)
-    if not facts:
-        raise DataRefused(
-            f"set {raw.name} has no case to train on",
-            file=raw.folder,
-            found=f"{len(split.validate)} validate and {len(split.test)} test cases",
-            fix="leave the set out, or name it as held out",
-        )
+    facts = _facts_for_planning(raw_set, split)
     fingerprint = fingerprint_set(facts)
-    channels, modality_reason = _channels(raw, fingerprint)
+    channels, why_channels = _channels(raw, fingerprint)
     spacing = _spacing(facts, preset)
     planned = SetPlan(
         raw=_portable(raw.folder, workspace),
@@ -266,14 +259,20 @@ def _plan_set(
     reasons = {
         "spacing_mm": spacing.reason + _small_class_note(fingerprint, spacing.spacing_mm),
         "train": split.reason,
-        "channels": modality_reason,
+        "channels": why_channels,
     }
+    return planned, reasons | _label_reasons(raw)
+
+
+def _label_reasons(raw: RawDataset) -> dict[str, str]:
+    """Why the classes of a set are taken as they are."""
+    reasons = {}
     if raw.held_out_classes:
         reasons["held_out_classes"] = "dataset.json; never a target of training, in no union"
     sides = undeclared_mirror_pairs(raw.class_names, raw.mirror_pairs)
     if sides:
         reasons["mirror_pairs"] = _sides_note(sides)
-    return planned, reasons
+    return reasons
 
 
 def _sides_note(pairs: Sequence[tuple[str, str]]) -> str:
@@ -286,11 +285,18 @@ def _sides_note(pairs: Sequence[tuple[str, str]]) -> str:
     )
 
 
-def _facts_for_planning(report: IntegrityReport, split: Split) -> list[CaseFacts]:
+def _facts_for_planning(raw_set: RawSet, split: Split) -> list[CaseFacts]:
     """Training cases; unlabelled ones where there are no others. Never validate, never test."""
-    train, unlabelled = set(split.train), set(split.unlabelled)
-    facts = [fact for fact in report.facts if fact.case in train]
-    return facts or [fact for fact in report.facts if fact.case in unlabelled]
+    for names in (split.train, split.unlabelled):
+        facts = [fact for fact in raw_set.report.facts if fact.case in set(names)]
+        if facts:
+            return facts
+    raise DataRefused(
+        f"set {raw_set.raw.name} has no case to train on",
+        file=raw_set.raw.folder,
+        found=f"{len(split.validate)} validate and {len(split.test)} test cases",
+        fix="leave the set out, or name it as held out",
+    )
 
 
 def _channels(raw: RawDataset, fingerprint: SetFingerprint) -> tuple[tuple[ChannelPlan, ...], str]:

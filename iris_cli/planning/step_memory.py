@@ -20,8 +20,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from iris_cli.network.config import NetworkConfig
 from iris_cli.network.iris_network import IrisNetwork
+from iris_cli.planning.step_shape import StepShape
 from iris_cli.training.batches import collate
 from iris_cli.training.episodes import Episode
 from iris_cli.training.loss import episode_loss
@@ -45,43 +45,28 @@ class Peak:
     heap: int = 0
 
 
-def peak_of_step(
-    config: NetworkConfig,
-    patch: int,
-    *,
-    episodes: int,
-    references: int,
-    classes: int,
-    recompute: bool,
-    precision: torch.dtype | None,
-    cuda: bool,
-    gradients: bool,
-) -> Peak:
-    """What is alive at the worst moment of forward and backward pass, weights not counted.
-
-    patch: voxels. episodes, references (of each) and classes: of one part of a batch, at their
-    largest: every class in every reference. precision: of autocast, None for float32.
-    gradients: whether those of an earlier part are there already (accumulation).
-    """
-    live = _LiveBytes(cuda=cuda)
-    shape = (patch,) * 3
+def peak_of_step(step: StepShape) -> Peak:
+    """What is alive at the worst moment of forward and backward pass, weights not counted."""
+    live = _LiveBytes(cuda=step.device == "cuda")
+    half = step.precision == "bfloat16"
     with ExitStack() as stack:
         stack.enter_context(FakeTensorMode())
-        network = IrisNetwork(config)
-        model = EpisodeNetwork(network, recompute=recompute)
+        network = IrisNetwork(step.network)
+        model = EpisodeNetwork(network, recompute=step.recompute)
         stack.enter_context(live)
-        if gradients:
+        if step.gradients:
             for parameter in network.parameters():
                 parameter.grad = torch.empty_like(parameter)
-        batch = collate([_episode(i, shape, references, classes) for i in range(episodes)])
-        with torch.autocast("cpu", dtype=precision, enabled=precision is not None):
+        batch = collate([_episode(step, i) for i in range(step.episodes)])
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             logits, _ = model(batch)
             loss = episode_loss(logits, batch.query_masks, batch.counted, batch.loss_valid)
         loss.sum.backward()  # type: ignore[no-untyped-call]
     return live.peak
 
 
-def _episode(index: int, shape: tuple[int, int, int], references: int, classes: int) -> Episode:
+def _episode(step: StepShape, index: int) -> Episode:
+    shape, references, classes = (step.patch,) * 3, step.references, step.classes
     return Episode(
         index=index,
         kind="real",

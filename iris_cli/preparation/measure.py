@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from iris_cli.dataset.classes import sharing_values
 from iris_cli.dataset.raw import RawDataset
 from iris_cli.files.schema import Record
 
@@ -56,8 +57,8 @@ def measured_values(raw: RawDataset) -> dict[str, tuple[int, ...]]:
     """Raw values of the classes that planning may know of: as `class_values`, without those that
     are held out or share a value with one that is."""
     classes = class_values(raw)
-    hidden = {value for name in raw.held_out_classes for value in classes[name]}
-    return {name: values for name, values in classes.items() if not hidden & set(values)}
+    hidden = sharing_values(raw.held_out_classes, classes)
+    return {name: values for name, values in classes.items() if name not in hidden}
 
 
 def measure_classes(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from iris_cli.files.jsonl import read_json_lines
 from iris_cli.files.publish import publish
 
 COLUMNS = 4
@@ -55,7 +55,7 @@ def draw_progress(metrics: Path, picture: Path) -> Path:
     `validation` are drawn where they are present. A half-written line is left out. Each set that
     is validated on has a panel of its own.
     """
-    lines = _read_lines(metrics)
+    lines = read_json_lines(metrics)
     figures = [(line["step"], line["validation"]) for line in lines if "validation" in line]
     sets = _validation_curves(figures)
     rows = math.ceil((len(sets) + bool(sets)) / COLUMNS)
@@ -72,16 +72,6 @@ def draw_progress(metrics: Path, picture: Path) -> Path:
     for axes in panels[len(sets) + 1 :]:
         axes.set_axis_off()
     return publish(picture, lambda temporary: figure.savefig(temporary, dpi=90, format="png"))
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
-    return lines
 
 
 def _validation_curves(figures: Iterable[tuple[int, Mapping[str, Any]]]) -> Validation:

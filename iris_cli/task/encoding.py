@@ -159,8 +159,9 @@ def require_profile(model: Model) -> None:
     """Refuse a model whose preprocessing recipe is not the one that this room prepares by."""
     if model.card.profile != PROFILE:
         raise UsageError(
-            f"profile {model.card.profile} of model {model.card.name!r} cannot be prepared yet",
-            expected=f"profile {PROFILE}",
+            f"profile {model.card.profile} is not available in this version",
+            found=f"model {model.card.name!r}, whose images are prepared by it",
+            expected=f"a model of profile {PROFILE}",
             fix="use another model; see `iris model list`",
         )
 
@@ -355,7 +356,7 @@ def _warnings(
     found += [
         f"class {entry.name!r}: its crops show {entry.coverage:.0%} of its voxels"
         for entry in entries
-        if entry.coverage < COVERAGE_WARNING
+        if entry.coverage is not None and entry.coverage < COVERAGE_WARNING
     ]
     return found
 

@@ -41,10 +41,6 @@ def task_from_bank(
         TaskClass(
             name=entry.class_name if names[entry.class_name] == 1 else entry.name,
             value=value,
-            references=entry.episodes,
-            crops=entry.episodes,
-            voxels=0,
-            coverage=1.0,
         )
         for entry, value in zip(bank.entries, values, strict=True)
     )

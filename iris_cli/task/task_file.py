@@ -87,16 +87,16 @@ class TaskClass(Record):
     """One class: its name, the value it gets in label maps, and what its tokens rest on.
 
     references: how many references have it; crops and voxels: over all of them, on the working
-    grid; coverage: part of its voxels that some crop shows. Where the tokens come from a memory
-    bank, references and crops count the episodes that fed it, and voxels is 0.
+    grid; coverage: part of its voxels that some crop shows. All four are None where the tokens come
+    from a memory bank, which knows the number of its episodes alone (`TaskHeader.bank`).
     """
 
     name: PlainText
     value: int = pydantic.Field(ge=1, le=2**31 - 1)
-    references: int = pydantic.Field(ge=1)
-    crops: int = pydantic.Field(ge=1)
-    voxels: int = pydantic.Field(ge=0)
-    coverage: float = pydantic.Field(ge=0, le=1)
+    references: int | None = pydantic.Field(default=None, ge=1)
+    crops: int | None = pydantic.Field(default=None, ge=1)
+    voxels: int | None = pydantic.Field(default=None, ge=0)
+    coverage: float | None = pydantic.Field(default=None, ge=0, le=1)
     soft: bool = False
 
 
@@ -151,6 +151,8 @@ class TaskHeader(Record):
         grouped = sorted(index for group in self.groups for index in group)
         if grouped != list(range(len(names))) or not all(self.groups):
             raise ValueError("every class must be in exactly one group")
+        if not self.bank and any(entry.crops is None for entry in self.classes):
+            raise ValueError("a class that comes from no memory bank must say what it rests on")
         if not all(rows >= 1 and width >= 1 for rows, width in self.stages):
             raise ValueError("a token stage has no values")
         return self

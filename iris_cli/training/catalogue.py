@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from iris_cli.dataset.classes import sharing_values
 from iris_cli.errors import DataRefused
 from iris_cli.files.hashing import hash_json
-from iris_cli.preparation.store import StoredVolume, list_cases, open_case
+from iris_cli.preparation.store import StoredVolume, open_case
 from iris_cli.training.settings import SetForTraining
 
 Points = npt.NDArray[np.int64]
@@ -144,21 +145,16 @@ def read_catalogue(sets: Sequence[SetForTraining]) -> Catalogue:
 
 
 def _read_set(settings: SetForTraining) -> TrainingSet:
-    everything = settings.cases is None
-    wanted = {case.view: case.labels for case in settings.cases or ()}
-    names = list_cases(settings.store) if everything else tuple(wanted)
     cases = []
-    for name in names:
-        volume = open_case(settings.store, name)
-        role = volume.stored.role
-        if not everything and role == "test":
+    for wanted in settings.cases:
+        volume = open_case(settings.store, wanted.view)
+        if volume.stored.role == "test":
             raise DataRefused(
-                f"{name} is a test case of {settings.name}: it cannot be trained on",
-                file=settings.store / f"{name}.json",
+                f"{wanted.view} is a test case of {settings.name}: it cannot be trained on",
+                file=settings.store / f"{wanted.view}.json",
                 fix="take it out of the plan's train list",
             )
-        if not everything or role in ("train", "unlabelled"):
-            cases.append(_case(volume, settings, use_labels=wanted.get(name, True)))
+        cases.append(_case(volume, settings, use_labels=wanted.labels))
     if not cases:
         raise DataRefused(
             f"{settings.name} has no case to train on",
@@ -189,12 +185,12 @@ def _case(volume: StoredVolume, settings: SetForTraining, *, use_labels: bool) -
     held_out = tuple(
         stored.classes[name].values for name in settings.held_out_classes if name in stored.classes
     )
-    held_out_values = {value for values in held_out for value in values}
-    hidden = set(stored.not_annotated)
+    tables = {name: item.values for name, item in stored.classes.items()}
+    hidden = sharing_values(settings.held_out_classes, tables) | set(stored.not_annotated)
     classes = {
         name: CaseClass(item.values, item.voxels, _points(item.coordinates))
         for name, item in stored.classes.items()
-        if name not in hidden and not held_out_values & set(item.values)
+        if name not in hidden
     }
     labelled = stored.labelled and use_labels
     return Case(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from iris_cli.errors import EnvironmentProblem, Stopped
-from iris_cli.execution.claims import Claims, Holder
+from iris_cli.execution.claims import Claims, read_claim
 
 CLAIMS = ".claims"
 _NAME = "run"
@@ -31,7 +31,7 @@ def claimed(
         path = held.path(_NAME)
         first_beat: float | None = None
         while not held.take(_NAME):
-            holder, beat = _look(path)
+            holder, beat = read_claim(path)
             if first_beat is None:
                 first_beat = beat
             moves = beat is not None and beat != first_beat
@@ -51,15 +51,6 @@ def claimed(
             held.release(_NAME)
 
 
-def read_claim(folder: Path) -> tuple[Holder | None, float | None]:
-    """Who trains into a run folder and the time of its last heartbeat; (None, None): nobody."""
-    return _look(Claims(folder / CLAIMS).path(_NAME))
-
-
-def _look(path: Path) -> tuple[Holder | None, float | None]:
-    try:
-        return Holder.parse(
-            path.read_text(encoding="utf-8", errors="replace")
-        ), path.stat().st_mtime
-    except OSError:
-        return None, None
+def claim_file(folder: Path) -> Path:
+    """The claim of the process that trains into a run folder."""
+    return Claims(folder / CLAIMS).path(_NAME)

@@ -88,15 +88,13 @@ ALONE = Alone()
 def slots_of(ranks: Ranks, settings: TrainingSettings) -> range:
     """The slots of a step whose episodes this rank takes.
 
-    raises UsageError where they cannot be shared out evenly, or not be cut into equal parts.
+    raises UsageError where they cannot be shared out evenly.
     """
-    parts = ranks.world * settings.accumulation
-    if settings.batch % parts:
+    if settings.batch % ranks.world:
         raise UsageError(
             "the episodes of a step cannot be shared out evenly",
-            found=f"batch {settings.batch} over {ranks.world} ranks, each in "
-            f"{settings.accumulation} parts",
-            expected=f"a batch that is a multiple of {parts}",
+            found=f"batch {settings.batch} over {ranks.world} ranks",
+            expected=f"a batch that is a multiple of {ranks.world}",
             fix="use another number of devices, or begin a run with another training.batch",
         )
     each = settings.batch // ranks.world
@@ -189,6 +187,7 @@ class _Group:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         self.backend = "nccl" if device.type == "cuda" else "gloo"
+        self._timeout = timedelta(seconds=timeout_s)
         try:
             self._store, self.rank, self.world = next(iter(rendezvous("env://")))
             dist.init_process_group(
@@ -196,7 +195,7 @@ class _Group:
                 store=PrefixStore("group", self._store),
                 rank=self.rank,
                 world_size=self.world,
-                timeout=timedelta(seconds=timeout_s),
+                timeout=self._timeout,
             )
             self._patient = dist.new_group(backend="gloo", timeout=PATIENCE)
         except (RuntimeError, ValueError, OSError) as error:
@@ -215,13 +214,20 @@ class _Group:
         return found
 
     def add_gradients(self, gradients: Sequence[torch.Tensor], what: str) -> None:
-        with self._together(what):
-            for piece in _pieces(gradients):
-                flat = torch.cat([tensor.flatten() for tensor in piece])
-                dist.all_reduce(flat)
-                parts = torch.split(flat, [tensor.numel() for tensor in piece])
-                for tensor, part in zip(piece, parts, strict=True):
-                    tensor.copy_(part.view_as(tensor))
+        for piece in _pieces(gradients):
+            flat = torch.cat([tensor.flatten() for tensor in piece])
+            # What is made here may find no memory; only in between can another rank be at fault.
+            with self._together(what):
+                self._add_up(flat)
+            parts = torch.split(flat, [tensor.numel() for tensor in piece])
+            for tensor, part in zip(piece, parts, strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def _add_up(self, values: torch.Tensor) -> None:
+        work = dist.all_reduce(values, async_op=True)
+        # With a time limit NCCL waits here and raises here; without one it would return at once,
+        # and its watchdog would end the process later without a word about who was missing.
+        work.wait(self._timeout)
 
     def gather(self, item: T, what: str) -> list[T]:
         found: list[Any] = [None] * self.world
@@ -260,7 +266,8 @@ class _Group:
         try:
             yield
         except (RuntimeError, ValueError) as error:
-            timed_out = "timed out" in str(error).lower()
+            said = str(error).lower()
+            timed_out = "timed out" in said or "timeout" in said
             raise self._lost(what, time.monotonic() - began, timed_out) from error
 
     def _lost(self, what: str, waited_s: float, timed_out: bool) -> RankLost:

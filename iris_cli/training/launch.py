@@ -22,7 +22,8 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, Generic, TypeVar
 
 from iris_cli.errors import EnvironmentProblem, IrisError
-from iris_cli.execution.signals import StopRequest
+from iris_cli.execution.outcomes import is_out_of_memory
+from iris_cli.execution.signals import StopRequest, blocked, unblock
 from iris_cli.execution.threads import limit_torch
 from iris_cli.training.distributed import PATIENCE, RankLost
 
@@ -101,7 +102,9 @@ class _Child(Generic[T]):
         ours, theirs = context.Pipe()
         name = f"iris-rank-{place.rank}"
         process = context.Process(target=_rank_main, args=(work, place, theirs), name=name)
-        process.start()
+        with blocked():
+            # A signal that reaches the whole job must not end a rank while it imports torch.
+            process.start()
         theirs.close()
         return cls(place.rank, process, ours)
 
@@ -186,16 +189,27 @@ def _rank_main(work: Work[T], place: _Place, pipe: Connection) -> None:
     limit_torch(place.threads)
     try:
         with StopRequest() as stop:
+            unblock()
             threading.Thread(target=_listen, args=(pipe, stop), daemon=True).start()
             result = work(place.device, stop)
-    except IrisError as error:
-        _send(pipe, "error", error)
-        sys.exit(error.exit_code)
     except Exception as error:
-        problem = f"a defect in iris, in rank {place.rank}: {type(error).__name__}: {error}"
-        _send(pipe, "error", IrisError(problem, found=traceback.format_exc()))
-        sys.exit(IrisError.exit_code)
+        known = error if isinstance(error, IrisError) else _error_of(error, place)
+        _send(pipe, "error", known)
+        sys.exit(known.exit_code)
     _send(pipe, "result", result)
+
+
+def _error_of(error: Exception, place: _Place) -> IrisError:
+    """An exception that is none of ours, as what the parent raises."""
+    if is_out_of_memory(error):
+        return EnvironmentProblem(
+            f"not enough memory in rank {place.rank}, on {place.device}",
+            found=str(error).strip().partition("\n")[0],
+            fix="set training.recompute, or training.accumulation in a new run; on a CPU close "
+            "other programs",
+        )
+    problem = f"a defect in iris, in rank {place.rank}: {type(error).__name__}: {error}"
+    return IrisError(problem, found=traceback.format_exc())
 
 
 def _send(pipe: Connection, kind: str, content: Any) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from iris_cli.files.jsonl import read_json_lines
 from iris_cli.files.publish import publish_text
 
 METRICS = "metrics.jsonl"
@@ -58,16 +59,8 @@ def drop_lines_after(path: Path, step: int) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log; the last one of a killed process may be half a line."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
-            lines.append(line)
-    return lines
+    """The whole lines of a log that say of which step they are."""
+    return [line for line in read_json_lines(path) if isinstance(line.get("step"), int)]
 
 
 def finite(value: Any) -> Any:

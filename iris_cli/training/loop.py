@@ -27,7 +27,7 @@ from iris_cli.training.step import Stepper
 Validate = Callable[[IrisNetwork, int], Mapping[str, Any]]
 """Gets the network with averaged weights and the number of finished steps; returns figures, of
 which `score` (higher is better; it may be missing) chooses checkpoint_best.pt, and notes in words
-for the log."""
+for the log. Raises Stopped where a stop is requested: it is done again when the run goes on."""
 
 
 class Stop(Protocol):
@@ -59,13 +59,18 @@ class Loop:
     stop: Stop | None
 
     def train(self, workers: int) -> None:
-        """raises Stopped, Diverged (the last good checkpoint stays), RankLost."""
+        """raises Stopped, Diverged (the last good checkpoint stays), RankLost.
+
+        A validation that was due and did not come to its end, because the process was stopped or
+        killed in it, is done first: it may choose another best checkpoint.
+        """
         run = self.run
         indices = RankEpisodes.of(self.ranks, run.settings, run.progress.step)
         stream = iterate_any(self.sampler, indices, device=run.device, workers=workers)
-        clock = _Clock(run)
+        saved = _LastSave()
         tally = Tally()
         with contextlib.closing(stream):
+            self.ranks.from_first(self._validate_if_due, f"validating after step {self._at}")
             while run.progress.step < run.settings.steps:
                 try:
                     self._step(stream, indices.each, tally)
@@ -75,7 +80,7 @@ class Loop:
                 if _every(run.settings.log_every, run) or self._is_last:
                     tally = self._report(tally)
                 self.ranks.from_first(
-                    lambda: self._keep(clock), f"saving and validating after step {self._at}"
+                    lambda: self._keep(saved), f"saving and validating after step {self._at}"
                 )
 
     @property
@@ -96,10 +101,9 @@ class Loop:
     def _step(self, stream: Iterator[AnyEpisode], count: int, tally: Tally) -> None:
         """Fetch and take one step; nothing of it remains where a stop comes in between."""
         began = time.perf_counter()
-        size = count // self.run.settings.accumulation
 
         def parts() -> Iterator[list[AnyEpisode]]:
-            for _ in range(self.run.settings.accumulation):
+            for size in sizes_of_parts(count, self.run.settings.accumulation):
                 self._look_for_a_stop()
                 before = time.perf_counter()
                 part = list(islice(stream, size))
@@ -155,16 +159,30 @@ class Loop:
             observer.step(report)
         return Tally()
 
-    def _keep(self, clock: _Clock) -> None:
+    def _keep(self, saved: _LastSave) -> None:
         """In rank 0: write a checkpoint and validate where it is time."""
-        validate = self.validate if clock.validation_due() or self._is_last else None
-        if clock.checkpoint_due() or self._is_last or validate is not None:
+        validates = self.validate is not None and self._validation_is_due
+        if validates or self._is_last or saved.age_s >= self.run.settings.checkpoint_every_s:
             # Before validation: whatever happens there, the steps are not lost.
             self._save()
-            clock.saved()
-        if validate is not None:
-            self._validate(validate)
-            clock.validated()
+            saved.renew()
+        self._validate_if_due()
+
+    @property
+    def _validation_is_due(self) -> bool:
+        """By what the checkpoint holds: a run that is stopped often validates as often."""
+        settings, progress = self.run.settings, self.run.progress
+        if progress.validated_step == progress.step:
+            return False
+        if self._is_last:
+            return True
+        if every := settings.validate_every_steps:
+            return progress.step // every > progress.validated_step // every
+        return progress.seconds - progress.validated_seconds >= settings.validate_every_s
+
+    def _validate_if_due(self) -> None:
+        if self.validate is not None and self._validation_is_due:
+            self._validate(self.validate)
 
     def _save(self) -> None:
         if not self.run.save() and self._is_last:
@@ -180,37 +198,33 @@ class Loop:
         figures = dict(validate(run.averaged_network(), progress.step))
         score = float(figures.get("score", math.nan))
         best = -math.inf if progress.best_score is None else progress.best_score
-        better = progress.chooses_best and math.isfinite(score) and score > best
-        if better:
+        if progress.chooses_best and math.isfinite(score) and score > best:
             run.save_best(score)
         figures["seconds"] = time.perf_counter() - began
         for observer in self.observers:
             observer.validation(progress.step, figures)
-        if better:
-            run.save()
+        progress.validated_step, progress.validated_seconds = progress.step, progress.seconds
+        run.save()
 
 
-class _Clock:
-    """When the next checkpoint and the next validation are due."""
+class _LastSave:
+    """How long ago this process last wrote a checkpoint, or began."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._saved = self._validated = time.monotonic()
+    def __init__(self) -> None:
+        self.renew()
 
-    def checkpoint_due(self) -> bool:
-        return time.monotonic() - self._saved >= self._run.settings.checkpoint_every_s
+    def renew(self) -> None:
+        self._at = time.monotonic()
 
-    def validation_due(self) -> bool:
-        steps = self._run.settings.validate_every_steps
-        if steps:
-            return _every(steps, self._run)
-        return time.monotonic() - self._validated >= self._run.settings.validate_every_s
+    @property
+    def age_s(self) -> float:
+        return time.monotonic() - self._at
 
-    def saved(self) -> None:
-        self._saved = time.monotonic()
 
-    def validated(self) -> None:
-        self._validated = time.monotonic()
+def sizes_of_parts(episodes: int, most: int) -> list[int]:
+    """How a rank cuts its episodes of a step: into at most `most` parts, the larger ones first."""
+    parts = min(episodes, most)
+    return [episodes // parts + (part < episodes % parts) for part in range(parts)]
 
 
 def _every(steps: int, run: Run) -> bool:

@@ -6,15 +6,17 @@ writes the run folder (rank 0) alone; nothing they do can change a weight.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from iris_cli.files.publish import environment_problem
 from iris_cli.training.log import METRICS, TENSORBOARD, drop_lines_after, finite, iter_numbers
 
 if TYPE_CHECKING:
@@ -58,6 +60,10 @@ class StepReport:
 class Observer(Protocol):
     """Looks on; by default at nothing. Derive from it and write what is to be seen."""
 
+    def begin(self, step: int) -> None:
+        """The run begins, or goes on, after so many finished steps."""
+        return
+
     def step(self, report: StepReport) -> None:
         """Every `training.log_every` steps, and after the last one."""
         return
@@ -100,7 +106,7 @@ class MetricsLog(Observer):
         self._append({"step": step, "validation": finite(figures)})
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as stream:
+        with _writing(self.path), self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
@@ -111,7 +117,9 @@ class TensorBoard(Observer):
         """step: steps that are finished; what was recorded after them is hidden."""
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
-        self._board: Any = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1)
+        self._folder = folder / TENSORBOARD
+        with _writing(self._folder):
+            self._board: Any = SummaryWriter(str(self._folder), purge_step=step + 1)
 
     def step(self, report: StepReport) -> None:
         line = report.to_json()
@@ -123,16 +131,30 @@ class TensorBoard(Observer):
         self._add(step, {"validation": figures})
 
     def close(self) -> None:
-        self._board.close()
+        with _writing(self._folder):
+            self._board.close()
 
     def _add(self, step: int, numbers: Mapping[str, Any]) -> None:
-        for name, value in iter_numbers(numbers):
-            self._board.add_scalar(name, value, step)
+        with _writing(self._folder):
+            for name, value in iter_numbers(numbers):
+                self._board.add_scalar(name, value, step)
 
 
 def records(folder: Path, step: int) -> tuple[Observer, ...]:
     """The records of a run of which `step` steps are finished."""
     return MetricsLog(folder, step), TensorBoard(folder, step)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """A full disk, or a folder that was made read-only, in words: the records are not optional."""
+    try:
+        yield
+    except OSError as error:
+        problem = environment_problem(path, error)
+        if problem is None:
+            raise
+        raise problem from error
 
 
 def memory_in_use(device: torch.device) -> tuple[int | None, int | None]:

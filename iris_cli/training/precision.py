@@ -1,4 +1,4 @@
-"""Which precision a run computes in."""
+"""Which precision a run computes in, and that it computes alike each time."""
 
 from __future__ import annotations
 
@@ -23,9 +23,28 @@ def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
 
 @contextlib.contextmanager
 def compute_in(kind: torch.dtype | None, device: torch.device) -> Iterator[None]:
-    """Forward and backward passes inside run in this precision."""
+    """What is computed inside, forward, runs in this precision.
+
+    The backward pass may run outside: every operation goes back in the precision it had.
+    """
     with torch.autocast(device.type, dtype=kind, enabled=kind is not None):
         yield
+
+
+@contextlib.contextmanager
+def computing_alike() -> Iterator[None]:
+    """cuDNN takes the same kernels every time, of those that add up in a fixed order.
+
+    By default it may choose others in every process, and a run that goes on would come to other
+    bits than one that was never stopped. Nothing changes on a CPU.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 def _has_bfloat16(device: torch.device) -> bool:

@@ -9,13 +9,14 @@ for its image.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import ndimage
 
-from iris_cli.training.catalogue import Case, Catalogue
+from iris_cli.training.catalogue import Case, Catalogue, TrainingSet
 from iris_cli.training.drafts import Draft, draw_count, draw_scale, draw_set
 from iris_cli.training.looks import Look, read_image
 from iris_cli.training.settings import TrainingSettings
@@ -72,6 +73,21 @@ SHELL_DEVIATIONS = 1.2
 CANDIDATES = 6
 
 
+@dataclass(frozen=True)
+class _Site:
+    """Where the regions of an episode are looked for: a part of a scan.
+
+    scale: voxel edge of the episode in voxels of the scan. image: (B, B, B), the base; inside:
+    which of its voxels lie in the scan.
+    """
+
+    case: Case
+    scale: float
+    base: View
+    image: Image
+    inside: Mask
+
+
 class PseudoTasks:
     """Draws pseudo episodes from every scan of every set, labelled or not."""
 
@@ -82,47 +98,65 @@ class PseudoTasks:
 
     def draw(self, rng: np.random.Generator) -> Draft | None:
         """One draft, or None where nothing was found (the caller draws again)."""
-        task, geometry = self.settings.task, self.settings.geometry
         found = draw_set(rng, self.sets, self.settings.size_temperature)
-        case = found.cases[int(rng.integers(len(found.cases)))]
-        scale = draw_scale(rng, geometry.scale_min, geometry.scale_max)
-        extent = np.full(3, self.patch * scale)
-        centre = clamp_centre(rng.uniform(0, case.shape), case.shape, extent)
-        base = _base_view(centre, scale, self.patch)
-        edge = base_edge(self.patch)
-        source, frame = read_image(case, base, edge)
-        image = sample_image(source, frame, positions(base, edge), case.fill).numpy()
-        inside = _inside(base, edge, case.shape)
-        if np.count_nonzero(inside) < INSIDE_MIN * inside.size or image[inside].std() < FLAT:
+        site = self._draw_site(found, rng)
+        regions = [] if site is None else self._draw_regions(site, rng)
+        if site is None or not regions:
             return None
-        most = min(task.classes_max, REGIONS_MAX)
-        if rng.random() < task.body_share:
-            regions = place_bodies(inside, rng, most)
-        else:
-            regions = find_regions(image, inside, case.fill, rng, most)
-        regions = self._without_held_out(case, base, regions)
-        if not regions:
-            return None
-        towards = _centroid(regions[int(rng.integers(len(regions)))], base)
-        centre = centre + VIEW_TOWARDS * (towards - centre)
-        views = []
-        for _ in range(1 + draw_count(rng, task.references_max, task.one_reference_share)):
-            shift = VIEW_SHIFT * extent * rng.uniform(-1, 1, 3)
-            views.append(draw_view(rng, centre + shift, scale, self.patch, geometry, strong=True))
-        labels, table = number_regions(regions)
-        frame = Frame(_origin(base, edge), base.ratio)
-        looks = [
-            Look(view, *read_image(case, view, self.patch), case.fill, labels, frame, table)
-            for view in views
-        ]
+        looks = self._draw_looks(site, regions, rng)
         return Draft(
             kind="pseudo",
             source=found.name,
             names=tuple(f"region_{i}" for i in range(len(regions))),
             keys=(None,) * len(regions),
-            looks=tuple(looks),
-            annotated=np.ones((len(views), len(regions)), bool),
+            looks=looks,
+            annotated=np.ones((len(looks), len(regions)), bool),
             strong=True,
+        )
+
+    def _draw_site(self, found: TrainingSet, rng: np.random.Generator) -> _Site | None:
+        """Somewhere in a scan of the set; None where it is empty or flat."""
+        geometry, edge = self.settings.geometry, base_edge(self.patch)
+        case = found.cases[int(rng.integers(len(found.cases)))]
+        scale = draw_scale(rng, geometry.scale_min, geometry.scale_max)
+        extent = np.full(3, self.patch * scale)
+        centre = clamp_centre(rng.uniform(0, case.shape), case.shape, extent)
+        base = _base_view(centre, scale, self.patch)
+        source, frame = read_image(case, base, edge)
+        image = sample_image(source, frame, positions(base, edge), case.fill).numpy()
+        inside = _inside(base, edge, case.shape)
+        if np.count_nonzero(inside) < INSIDE_MIN * inside.size or image[inside].std() < FLAT:
+            return None
+        return _Site(case, scale, base, image, inside)
+
+    def _draw_regions(self, site: _Site, rng: np.random.Generator) -> list[Mask]:
+        """Regions of the base that keep away from held-out classes; possibly none."""
+        task = self.settings.task
+        most = min(task.classes_max, REGIONS_MAX)
+        if rng.random() < task.body_share:
+            regions = place_bodies(site.inside, rng, most)
+        else:
+            regions = find_regions(site.image, site.inside, site.case.fill, rng, most)
+        return self._without_held_out(site.case, site.base, regions)
+
+    def _draw_looks(
+        self, site: _Site, regions: Sequence[Mask], rng: np.random.Generator
+    ) -> tuple[Look, ...]:
+        """Query and references: views of the scan near one of the regions."""
+        task, geometry = self.settings.task, self.settings.geometry
+        case, base, patch = site.case, site.base, self.patch
+        towards = _centroid(regions[int(rng.integers(len(regions)))], base)
+        centre = base.centre + VIEW_TOWARDS * (towards - base.centre)
+        reach = VIEW_SHIFT * (patch * site.scale)
+        views = []
+        for _ in range(1 + draw_count(rng, task.references_max, task.one_reference_share)):
+            shift = reach * rng.uniform(-1, 1, 3)
+            views.append(draw_view(rng, centre + shift, site.scale, patch, geometry, strong=True))
+        labels, table = number_regions(regions)
+        frame = Frame(_origin(base, base_edge(patch)), base.ratio)
+        return tuple(
+            Look(view, *read_image(case, view, patch), case.fill, labels, frame, table)
+            for view in views
         )
 
     def _without_held_out(self, case: Case, base: View, regions: list[Mask]) -> list[Mask]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from iris_cli.errors import DataRefused
+from iris_cli.errors import DataRefused, EnvironmentProblem
 from iris_cli.files.hashing import hash_json
 from iris_cli.files.publish import remove_leftovers
 from iris_cli.network.config import NetworkConfig
@@ -23,6 +23,7 @@ from iris_cli.training.episodes import EpisodeSampler
 from iris_cli.training.log import METRICS
 from iris_cli.training.loop import Loop, Stop, Validate
 from iris_cli.training.observers import Observer, records
+from iris_cli.training.precision import computing_alike
 from iris_cli.training.settings import SetForTraining, TrainingSettings
 from iris_cli.training.state import Run
 from iris_cli.training.step import EpisodeNetwork, Stepper
@@ -70,7 +71,7 @@ def train(
     after `skipped_in_a_row_max` non-finite steps, DataRefused where the run in the folder was made
     with another plan or other data, EnvironmentProblem while another process trains in the folder,
     RankLost where another rank ends or does not answer, UsageError where the batch cannot be
-    shared out.
+    shared out. EnvironmentProblem also where the ranks do not begin with the same weights.
     """
     slots_of(ranks, settings)  # refuses before anything is written
     with contextlib.ExitStack() as held:
@@ -86,6 +87,7 @@ def train(
         loop = Loop(
             run, _stepper(run, ranks), sampler, ranks, watching, validate if first else None, stop
         )
+        held.enter_context(computing_alike())
         loop.train(settings.workers if workers is None else workers)
         return ranks.from_first(lambda: _outcome(run), "the end of the run")
 
@@ -140,6 +142,7 @@ def _begin(
         run.go_on_from(newest)
     elif init_from is not None:
         run.start_from(init_from)
+    _check_begun_alike(run, ranks)
     return run, sampler
 
 
@@ -155,6 +158,25 @@ def _check_alike(fingerprints: Sequence[dict[str, str]]) -> None:
                 )
 
 
+def _check_begun_alike(run: Run, ranks: Ranks) -> None:
+    """Gradients alone are added up: other weights in one rank would go unnoticed for ever."""
+    if ranks.world == 1:
+        return
+    begun = ranks.gather(
+        f"step {run.progress.step}, weights {run.weights_hash()[:12]}", "what the run begins with"
+    )
+    for rank, theirs in enumerate(begun):
+        if theirs != begun[0]:
+            raise EnvironmentProblem(
+                "the ranks of this run do not begin with the same weights",
+                file=run.folder,
+                found=f"{theirs} in rank {rank}",
+                expected=f"{begun[0]} as in rank 0",
+                fix="see that every node reads the same run folder, the same --init-from file and "
+                "the same version of torch, then run the same line again",
+            )
+
+
 def _stepper(run: Run, ranks: Ranks) -> Stepper:
     model = EpisodeNetwork(run.network, recompute=run.settings.recompute)
     return Stepper(run, ranks, compiled(model, run.device) if run.settings.compile else model)
@@ -167,6 +189,7 @@ def _looking_on(run: Run, observers: Sequence[Observer]) -> Iterator[tuple[Obser
         watching = (*records(run.folder, run.progress.step), *observers)
         for observer in watching:
             open_.callback(observer.close)
+            observer.begin(run.progress.step)
         yield watching
 
 

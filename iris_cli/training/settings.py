@@ -130,8 +130,8 @@ class TaskSettings(Record):
     """1 to this many references."""
     one_reference_share: Share = 0.6
     """Share of episodes with a single reference; the rest is spread over 2 to references_max."""
-    classes_max: Annotated[int, Field(ge=1, le=32)] = 8
-    """1 to this many classes (paper's code: 13)."""
+    classes_max: Annotated[int, Field(ge=1, le=32)] = 13
+    """1 to this many classes (13 as in the paper's code)."""
     class_drop: Share = 0.3
     """Probability that a class that could be asked for is left out."""
     union_probability: Share = 0.2
@@ -159,7 +159,7 @@ class TrainingSettings(Record):
     batch: Annotated[int, Field(ge=1)] = 32
     """Episodes per step over all ranks (paper: 32)."""
     accumulation: Annotated[int, Field(ge=1)] = 1
-    """Parts into which the episodes of a step are cut to save memory."""
+    """Most parts into which each rank cuts its episodes of a step, to save memory."""
     mixing: Mixing = Mixing()
     task: TaskSettings = TaskSettings()
     geometry: GeometrySettings = GeometrySettings()
@@ -201,9 +201,10 @@ class TrainingSettings(Record):
 
     @model_validator(mode="after")
     def _accumulation_fits(self) -> TrainingSettings:
-        if self.batch % self.accumulation:
+        if self.accumulation > self.batch:
             raise ValueError(
-                f"batch {self.batch} cannot be cut into {self.accumulation} equal parts"
+                f"batch {self.batch} cannot be cut into {self.accumulation} parts: "
+                "set accumulation to at most batch"
             )
         return self
 
@@ -227,8 +228,8 @@ class SetForTraining(Record):
     name: str
     store: Path
     """Folder of the preprocessed views, `preprocessed/<set>/<key>`."""
-    cases: tuple[CaseForTraining, ...] | None = None
-    """The views to train on; None: every stored view with role train or unlabelled."""
+    cases: tuple[CaseForTraining, ...]
+    """The views to train on; nothing else in the store is opened."""
     weight: Annotated[float, Field(ge=0.0)] = 1.0
     """Weight of the set when an episode's set is drawn."""
     pairing: Literal["subjects", "image"] = "subjects"

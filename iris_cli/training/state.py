@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ class Progress:
     """The counters of a run.
 
     step: finished steps, of which `skipped` changed no weight. seconds: spent in steps.
+    validated_step, validated_seconds: both at the last finished validation.
     best_score, best_step: of the best validation, if `chooses_best` says that scores compare.
     """
 
@@ -30,6 +32,8 @@ class Progress:
     skipped: int = 0
     skipped_in_a_row: int = 0
     seconds: float = 0.0
+    validated_step: int = 0
+    validated_seconds: float = 0.0
     best_score: float | None = None
     best_step: int | None = None
     chooses_best: bool = False
@@ -79,8 +83,10 @@ class Run:
         self.optimiser.load_state_dict(state["optimiser"])
         self.bank.load_state(state["bank"])
         torch.set_rng_state(state["rng"])
+        # Earlier versions did not note when they validated: their checkpoints owe no validation.
+        noted = {"validated_step": state["step"], "validated_seconds": state["seconds"], **state}
         counters = set(vars(self.progress)) - {"chooses_best"}
-        self.progress = Progress(**{name: state[name] for name in counters})
+        self.progress = Progress(**{name: noted[name] for name in counters})
 
     def start_from(self, path: Path) -> None:
         """Take the weights of a checkpoint (the averaged ones) or of a model."""
@@ -112,6 +118,15 @@ class Run:
                 **self.fingerprints,
             },
         )
+
+    def weights_hash(self) -> str:
+        """SHA-256 of weights and averaged weights."""
+        digest = hashlib.sha256()
+        for state in (self.network.state_dict(), self.average.state):
+            for name, tensor in sorted(state.items()):
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def averaged_network(self) -> IrisNetwork:
         """A network of its own with the averaged weights, for validation."""

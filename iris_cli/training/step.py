@@ -126,7 +126,7 @@ class Stepper:
     def _update(self, episodes: float) -> float:
         """Update by the gradient over all ranks, unless it is not finite; returns its norm."""
         run = self._run
-        gradients = [p.grad for p in run.learning if p.grad is not None]
+        gradients = [_gradient(parameter) for parameter in run.learning]
         self._ranks.add_gradients(gradients, f"the gradients of step {run.progress.step + 1}")
         torch._foreach_div_(gradients, episodes)
         norm = float(torch.nn.utils.clip_grad_norm_(run.learning, run.settings.clip))
@@ -136,6 +136,17 @@ class Stepper:
             set_learning_rate(run.optimiser, rate)
             run.optimiser.step()
         return norm
+
+
+def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """The gradient of a parameter, zero where nothing of this rank's episodes reached it.
+
+    Where the warp has taken every class out of all references no task is encoded: the other ranks
+    add up more tensors, and an update must not depend on who took which episodes.
+    """
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 def _tally(parts: Sequence[_Part], loss: float, tally: Tally) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iris_cli.errors import DataRefused, UsageError
+from iris_cli.files.jsonl import read_json_lines
 from iris_cli.files.schema import read_json
 
 if TYPE_CHECKING:
@@ -211,15 +211,8 @@ def _describe_run(path: Path) -> Description:
 
 def _last_metrics(path: Path) -> dict[str, Any] | None:
     """The last whole line: a live or killed run may have written a part of one after it."""
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    for line in reversed(text.splitlines()):
-        try:
-            found = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(found, dict):
-            return found
-    return None
+    lines = read_json_lines(path) if path.is_file() else []
+    return lines[-1] if lines else None
 
 
 def _describe_json(path: Path) -> Description:

@@ -34,7 +34,8 @@ from iris_cli.inference.job import (
 from iris_cli.inference.legend import write_legend
 from iris_cli.inference.sliding import predict_logits
 from iris_cli.inference.windows import window_starts
-from iris_cli.model.model import Model, shipped_models
+from iris_cli.model.model import Model
+from iris_cli.model.registry import find_by_name
 from iris_cli.task.encoding import require_profile
 from iris_cli.task.task_file import Task, TaskClass, TaskHeader, read_task
 from iris_cli.volume.reading import AssumedSpacing, is_volume, read_grid
@@ -337,15 +338,15 @@ def _other_label_maps(output: Path, payloads: Sequence[PredictPayload]) -> bool:
 
 
 def _own_model(header: TaskHeader, task: Path) -> str:
-    """The shipped model that a task was made with."""
-    if header.model.name in shipped_models():
+    """The shipped or registered model that a task was made with."""
+    if find_by_name(header.model.name) is not None:
         return header.model.name
     raise UsageError(
         f"the task was encoded with model {header.model.name!r} {header.model.version}, "
-        "which does not ship with iris",
+        "which neither ships with iris nor is registered",
         file=task,
         expected="that model, with --model",
-        fix="give its folder with --model, or encode the task again with a shipped model",
+        fix="give its folder with --model, or encode the task again with one of `iris model list`",
     )
 
 

@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from iris_cli.errors import DataRefused, Diverged, IrisError, Stopped, UsageError
-from iris_cli.execution.claims import STALE_S, Holder
+from iris_cli.errors import (
+    DataRefused,
+    Diverged,
+    Interrupted,
+    IrisError,
+    Stopped,
+    UsageError,
+)
+from iris_cli.execution.claims import living
 from iris_cli.execution.failures import FAILURES, read_failures
-from iris_cli.execution.progress import duration
 from iris_cli.execution.receipts import read_receipt
-from iris_cli.files.schema import read_json
 from iris_cli.inference.job import HIDDEN, OUTPUT_ENDING
 from iris_cli.planning.plan import read_plan
 from iris_cli.training.checkpoint import BEST, LATEST, PREVIOUS, read_step
-from iris_cli.training.claim import read_claim
+from iris_cli.training.claim import claim_file
 from iris_cli.training.ending import read_end
 from iris_cli.training.log import METRICS, read_lines
+from iris_cli.workflows.manifest import command_of
+from iris_cli.workflows.run_folder import MODEL, RUN_PLAN, has_model
 
-RUN_PLAN, MANIFEST, MODEL = "plan.json", "manifest.json", "model"
-
-State = Literal["running", "finished", "stopped", "diverged", "never begun"]
-# Nothing to do now; the same line goes on; a person has to look.
-EXIT_CODES: Mapping[State, int] = {
-    "running": 0,
-    "finished": 0,
-    "stopped": Stopped.exit_code,
-    "never begun": Stopped.exit_code,
-    "diverged": Diverged.exit_code,
-}
+State = Literal["running", "finished", "stopped", "failed", "diverged", "never begun"]
+# What the same line goes on after; after every other end it would end in the same way.
+GOES_ON = (Stopped.exit_code, Interrupted.exit_code)
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,8 @@ class RunStatus:
 
     why: who trains, or why it ended. step: of the newest whole checkpoint, or of the log while it
     runs. last: the last report of the log; validation: step and figures of the last validation.
+    exit_code: 0 nothing to do now, 75 the same line goes on, else what the last process ended with,
+    which a person has to look at.
     """
 
     folder: Path
@@ -62,11 +62,7 @@ class RunStatus:
     validation: tuple[int, Mapping[str, Any]] | None
     checkpoints: tuple[CheckpointStatus, ...]
     next: str
-
-    @property
-    def exit_code(self) -> int:
-        """0 nothing to do now, 75 the same line goes on, 6 diverged."""
-        return EXIT_CODES[self.state]
+    exit_code: int
 
     @property
     def eta_s(self) -> float | None:
@@ -144,11 +140,11 @@ def run_status(folder: Path) -> RunStatus:
     """Where a training run stands, by its claim, its checkpoints and its log."""
     steps = read_plan(folder / RUN_PLAN).training.steps
     lines = read_lines(folder / METRICS) if (folder / METRICS).is_file() else []
-    reports = [line for line in lines if "validation" not in line]
+    reports = [line for line in lines if "loss" in line]
     validations = [(line["step"], line["validation"]) for line in lines if "validation" in line]
     checkpoints = _checkpoints(folder)
     saved = [c.step for c in checkpoints if c.step is not None and c.name != BEST]
-    state, why = _state(folder, max(saved, default=None), steps)
+    state, why, exit_code = _state(folder, max(saved, default=None), steps)
     logged = [report["step"] for report in reports[-1:]] if state == "running" else []
     return RunStatus(
         folder=folder,
@@ -160,6 +156,7 @@ def run_status(folder: Path) -> RunStatus:
         validation=validations[-1] if validations else None,
         checkpoints=checkpoints,
         next=_next(folder, state),
+        exit_code=exit_code,
     )
 
 
@@ -178,49 +175,31 @@ def output_status(folder: Path) -> OutputStatus:
         done=tuple(sorted(written)),
         incomplete=tuple(sorted(receipts - written)),
         failed=failed,
-        working=tuple(sorted(_living_claims(hidden / "claims"))),
+        working=tuple(sorted(path.stem for path in living((hidden / "claims").glob("*.claim")))),
     )
 
 
-def _state(folder: Path, saved: int | None, steps: int) -> tuple[State, str]:
-    alive = _is_alive(folder)
-    if alive:
-        return "running", alive
+def _state(folder: Path, saved: int | None, steps: int) -> tuple[State, str, int]:
+    """State, why, and the exit code for scripts."""
+    claim = claim_file(folder)
+    if holder := living([claim]).get(claim):
+        return "running", f"process {holder.pid} on {holder.host}", 0
     end = read_end(folder)
-    if end.get("exit_code") == Diverged.exit_code:
-        return "diverged", str(end["problem"])
-    if saved is not None and saved >= steps:
-        return "finished", "every step is done"
-    if saved is None and not (folder / METRICS).is_file() and not end:
-        return "never begun", "no step was trained"
-    return "stopped", str(end.get("problem") or "its process left no word: it was killed")
-
-
-def _is_alive(folder: Path) -> str:
-    """Who trains into this folder; empty where nobody does.
-
-    Of a process on another host only the heartbeat can be seen: one that is older than a claim
-    may be counts as gone.
-    """
-    holder, beat = read_claim(folder)
-    if holder is None or beat is None:
-        return ""
-    return _described(holder, time.time() - beat)
-
-
-def _described(holder: Holder, age_s: float) -> str:
-    gone = holder.is_gone()
-    if gone is None and age_s < STALE_S:
-        return f"process {holder.pid} on {holder.host}, heartbeat {duration(max(age_s, 0.0))} ago"
-    return f"process {holder.pid} on this host" if gone is False else ""
-
-
-def _living_claims(folder: Path) -> Iterator[str]:
-    for path in folder.glob("*.claim"):
-        with contextlib.suppress(OSError):
-            holder = Holder.parse(path.read_text(encoding="utf-8", errors="replace"))
-            if holder and _described(holder, time.time() - path.stat().st_mtime):
-                yield path.stem
+    if end:
+        # Without a code it was no error that iris raises on purpose.
+        code, problem = int(end.get("exit_code") or IrisError.exit_code), str(end.get("problem"))
+        if code == Diverged.exit_code:
+            return "diverged", problem, code
+        if code not in GOES_ON:
+            return "failed", problem, code
+        return "stopped", problem, Stopped.exit_code
+    if saved is None and not (folder / METRICS).is_file():
+        return "never begun", "no step was trained", Stopped.exit_code
+    if saved is None or saved < steps:
+        return "stopped", "its process left no word: it was killed", Stopped.exit_code
+    if not has_model(folder):
+        return "stopped", "every step is done, its model is not written", Stopped.exit_code
+    return "finished", "every step is done", 0
 
 
 def _checkpoints(folder: Path) -> tuple[CheckpointStatus, ...]:
@@ -243,20 +222,19 @@ def _checkpoints(folder: Path) -> tuple[CheckpointStatus, ...]:
 def _line_of(folder: Path) -> str:
     """The command line a run was begun with, where its manifest tells."""
     try:
-        words = read_json(folder / MANIFEST)["command"]
-        return shlex.join(str(word) for word in words)
-    except (IrisError, KeyError, TypeError):
-        return f"iris train {folder}"
+        words = command_of(folder)
+    except IrisError:
+        words = None
+    return f"iris train {folder}" if words is None else shlex.join(words)
 
 
 def _next(folder: Path, state: State) -> str:
     line = _line_of(folder)
-    if state == "finished":
-        model = folder / MODEL
-        return f"use {model}" if model.is_dir() else f"{line} writes its model"
     return {
+        "finished": f"use {folder / MODEL}",
         "running": "wait; a signal or Ctrl-C to the process saves and stops it",
         "stopped": f"{line} goes on",
+        "failed": f"see to what is said above; then {line} goes on",
         "never begun": f"{line} begins it",
         "diverged": f"a new run with --init-from {folder / LATEST} and a lower "
         "training.optimiser.lr or training.clip; the checkpoint is intact",

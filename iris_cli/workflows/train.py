@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +10,6 @@ from typing import Any
 
 import torch
 
-from iris_cli import __version__
 from iris_cli.errors import DataRefused, UsageError
 from iris_cli.execution.signals import StopRequest
 from iris_cli.files.publish import publish_json
@@ -22,21 +18,26 @@ from iris_cli.model.bank import save_bank
 from iris_cli.model.model import ModelCard, load_model, save_model
 from iris_cli.network.iris_network import IrisNetwork
 from iris_cli.planning.bank import bank_of_run
-from iris_cli.planning.estimate import estimate_training
 from iris_cli.planning.overrides import apply_overrides
 from iris_cli.planning.plan import Plan, read_plan, write_plan
 from iris_cli.planning.training_sets import sets_for_training
+from iris_cli.training.bank import MemoryBank
 from iris_cli.training.checkpoint import BEST, State, read_checkpoint, read_newest
 from iris_cli.training.distributed import Ranks, joined
 from iris_cli.training.launch import launch
 from iris_cli.training.observers import Observer
-from iris_cli.training.run import TrainingOutcome, plan_fingerprint
+from iris_cli.training.run import TrainingOutcome
 from iris_cli.training.run import train as train_network
 from iris_cli.training.settings import WITHOUT_INFLUENCE
+from iris_cli.workflows.manifest import (
+    Sessions,
+    frozen_validation,
+    new_manifest,
+    session_of,
+)
+from iris_cli.workflows.run_folder import MANIFEST, MODEL, RUN_PLAN, run_folder
 from iris_cli.workflows.validation import InContextValidation
-from iris_cli.workflows.watching import pictures
-
-RUNS, RUN_PLAN, MANIFEST, MODEL = "runs", "plan.json", "manifest.json", "model"
+from iris_cli.workflows.watching import Expendable, pictures
 
 View = Callable[[Path], Sequence[Observer]]
 """Gets the folder of a run; returns who looks on beside the records and pictures of the run."""
@@ -64,54 +65,65 @@ class TrainReport:
         }
 
 
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to train; picklable, the same in every rank.
+
+    plan: default `plans/default.json`; it is copied into the run when the run begins, and from
+    then on that copy counts. overrides: `key=value`; of a begun run only what cannot change the
+    result. init_from: checkpoint or model whose weights a new run starts from. workers: processes
+    that make episodes, default the plan's. validation: default what the run was begun with,
+    `InContextValidation()` for a new one; other settings are validated with, but their scores
+    choose no best checkpoint. view: looks on in rank 0.
+    """
+
+    workspace: Path
+    plan: Path | None = None
+    overrides: tuple[str, ...] = ()
+    init_from: Path | None = None
+    workers: int | None = None
+    validation: InContextValidation | None = None
+    view: View | None = None
+
+
 def train(
     run: str | Path,
+    options: TrainOptions,
     *,
-    workspace: Path,
-    plan: Path | None = None,
-    overrides: Sequence[str] = (),
-    init_from: Path | None = None,
     device: str = "cpu",
-    workers: int | None = None,
-    validation: InContextValidation | None = None,
-    view: View | None = None,
     stop: StopRequest | None = None,
 ) -> TrainReport:
     """Train a model by a plan, or go on with a run; the finished model lies in `<run>/model`.
 
-    run: a name below `<workspace>/runs`, or a folder. The plan (default `plans/default.json`) is
-    copied into it when the run begins; from then on that copy counts, and only what cannot change
-    the result may be overridden.
-    init_from: checkpoint or model whose weights a new run starts from.
-    validation: default what the run was begun with, `InContextValidation()` for a new one. Other
-    settings are validated with, but their scores choose no best checkpoint.
+    run: a name below `<workspace>/runs`, or a folder.
     In a process that torchrun or `train_on` started this is one rank of several, which all make
     the same call and return the same.
     raises Stopped (everything is saved), Diverged, DataRefused, UsageError, RankLost.
     """
+    workspace = options.workspace
     folder = run_folder(run, workspace)
-    made = _plan_of_run(folder, plan or workspace / "plans" / "default.json", overrides)
-    with joined(torch.device(device), made.training.timeout_s) as ranks:
-        given = validation or InContextValidation()
+    source = options.plan or workspace / "plans" / "default.json"
+    plan = _plan_of_run(folder, source, options.overrides)
+    with joined(torch.device(device), plan.training.timeout_s) as ranks:
         manifest = ranks.from_first(
-            lambda: _open_run(folder, made, _new_manifest(made, workspace, device, ranks, given)),
-            "opening the run folder",
+            lambda: _open_run(folder, plan, options, device, ranks), "opening the run folder"
         )
-        frozen = _frozen_validation(manifest)
-        chosen = validation or frozen or InContextValidation()
+        frozen = frozen_validation(manifest)
+        chosen = options.validation or frozen or InContextValidation()
+        first = ranks.rank == 0
         outcome = train_network(
             folder,
-            made.network,
-            made.training,
-            sets_for_training(made, workspace),
-            made.patch,
-            validate=chosen.bind(made, workspace, device) if ranks.rank == 0 else None,
+            plan.network,
+            plan.training,
+            sets_for_training(plan, workspace),
+            plan.patch,
+            validate=chosen.bind(plan, workspace, device, stop) if first else None,
             scores_compare=frozen in (None, chosen),
-            observers=_observers(folder, view) if ranks.rank == 0 else (),
+            observers=_observers(folder, options.view, session_of(device, ranks)) if first else (),
             stop=stop,
-            init_from=init_from,
+            init_from=options.init_from,
             device=device,
-            workers=workers,
+            workers=options.workers,
             ranks=ranks,
         )
         return ranks.from_first(lambda: _report(folder, outcome), "writing the model")
@@ -120,45 +132,51 @@ def train(
 def train_on(
     devices: Sequence[str],
     run: str | Path,
+    options: TrainOptions,
     *,
     stop: StopRequest,
     threads: int | None = None,
-    **options: Any,
 ) -> TrainReport:
     """`train` with one process for each device, started and watched from here.
 
-    options: those of `train`, picklable. threads: of each process, by default the cores shared
-    out. raises what `train` raises, and EnvironmentProblem where a process died.
+    threads: of each process, by default the cores shared out.
+    raises what `train` raises, and EnvironmentProblem where a process died.
     """
     return launch(partial(_train_rank, run, options), devices, stop, threads=threads)
 
 
 def _train_rank(
-    run: str | Path, options: dict[str, Any], device: str, stop: StopRequest
+    run: str | Path, options: TrainOptions, device: str, stop: StopRequest
 ) -> TrainReport:
-    return train(run, device=device, stop=stop, **options)
+    return train(run, options, device=device, stop=stop)
 
 
-def _observers(folder: Path, view: View | None) -> tuple[Observer, ...]:
-    return (*pictures(folder), *(view(folder) if view is not None else ()))
+def _open_run(
+    folder: Path, plan: Plan, options: TrainOptions, device: str, ranks: Ranks
+) -> dict[str, Any]:
+    """Write what a new run begins with; a run that goes on keeps it. returns: its manifest."""
+    given = options.validation or InContextValidation()
+    own, manifest = folder / RUN_PLAN, folder / MANIFEST
+    # Made before anything is written: a run that cannot begin leaves no plan that is frozen.
+    made = None
+    if not manifest.exists():
+        made = new_manifest(plan, options.workspace, device, ranks, given)
+    if not own.exists():
+        write_plan(own, plan)
+    if made is not None:
+        publish_json(manifest, made)
+    content: dict[str, Any] = read_json(manifest)
+    return content
+
+
+def _observers(folder: Path, view: View | None, session: dict[str, Any]) -> tuple[Observer, ...]:
+    looking_on = (*pictures(folder), *(view(folder) if view is not None else ()))
+    return (Sessions(folder, session), *map(Expendable, looking_on))
 
 
 def _report(folder: Path, outcome: TrainingOutcome) -> TrainReport:
     state = _state_to_export(folder)
     return TrainReport(outcome, folder, _export(folder, state), int(state["step"]))
-
-
-def run_folder(run: str | Path, workspace: Path) -> Path:
-    """The folder a run name or path means."""
-    path = Path(run)
-    return path if len(path.parts) > 1 or path.is_dir() else workspace / RUNS / path
-
-
-def predicted_memory(folder: Path) -> str | None:
-    """What the largest step of a begun run takes, in words; None in manifests that do not say."""
-    manifest: dict[str, Any] = read_json(folder / MANIFEST)
-    text = manifest.get("memory", {}).get("text")
-    return None if text is None else str(text)
 
 
 def export_model(folder: Path, *, name: str | None = None, licence: str | None = None) -> Path:
@@ -192,7 +210,9 @@ def _export(
         notes=f"averaged weights after step {state['step']} of {plan.training.steps}",
     )
     model = save_model(folder / MODEL, network, card)
-    save_bank(model, bank_of_run(plan, state["bank"]), load_model(model).card.fingerprint)
+    # Checkpoints of an earlier version hold no bank.
+    bank = state.get("bank") or MemoryBank(plan.network, plan.training.bank_ema).state()
+    save_bank(model, bank_of_run(plan, bank), load_model(model).card.fingerprint)
     return model
 
 
@@ -235,58 +255,9 @@ def _plan_of_run(folder: Path, source: Path, overrides: Sequence[str]) -> Plan:
     return changed
 
 
-def _open_run(folder: Path, plan: Plan, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Write what a new run begins with; returns the manifest of the beginning.
-
-    A run that goes on keeps both.
-    """
-    if not (folder / RUN_PLAN).exists():
-        write_plan(folder / RUN_PLAN, plan)
-    if not (folder / MANIFEST).exists():
-        publish_json(folder / MANIFEST, manifest)
-    begun: dict[str, Any] = read_json(folder / MANIFEST)
-    return begun
-
-
 def _content(plan: Plan) -> dict[str, Any]:
     """All of a plan but its reasons and what cannot change the result."""
     content = plan.model_dump(mode="json", exclude={"reasons"})
     for key in WITHOUT_INFLUENCE:
         del content["training"][key]
     return content
-
-
-def _fingerprint(plan: Plan) -> str:
-    sets = sets_for_training(plan, Path())
-    return plan_fingerprint(plan.network, plan.training, sets, plan.patch)
-
-
-def _frozen_validation(manifest: dict[str, Any]) -> InContextValidation | None:
-    """What the run was begun with; None in manifests that do not say."""
-    found = manifest.get("validation")
-    return None if found is None else InContextValidation.from_json(found)
-
-
-def _new_manifest(
-    plan: Plan, workspace: Path, device: str, ranks: Ranks, validation: InContextValidation
-) -> dict[str, Any]:
-    packages = ("torch", "numpy", "batchgenerators", "pytorch-optimizer", "blosc2")
-    return {
-        "iris": __version__,
-        "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in packages},
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "seed": plan.training.seed,
-        "device": device,
-        "ranks": ranks.world,
-        "backend": ranks.backend,
-        "hardware": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "plan_fingerprint": _fingerprint(plan),
-        "sets": {name: plan.store_folder(workspace, name).name for name in plan.sets},
-        "validation": validation.to_json(),
-        "memory": estimate_training(
-            plan, "cuda" if device.startswith("cuda") else "cpu", ranks=ranks.world
-        ).to_json(),
-    }
-

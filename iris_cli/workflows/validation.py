@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from iris_cli.dataset.classes import sharing_values
 from iris_cli.dataset.raw import Case, RawDataset, read_raw_dataset
 from iris_cli.errors import DataRefused, Interrupted, IrisError, Stopped
 from iris_cli.evaluation.metrics import compute_metrics
@@ -27,10 +28,11 @@ from iris_cli.model.model import Model, ModelCard
 from iris_cli.network.iris_network import IrisNetwork
 from iris_cli.planning.plan import Plan, SetPlan
 from iris_cli.task.encoding import Reference, encode_references
+from iris_cli.training.loop import Stop, Validate
 from iris_cli.volume.reading import read_image, read_labels
 
 Figures = dict[str, Any]
-Validate = Callable[[IrisNetwork, int], Mapping[str, Any]]
+OnProgress = Callable[[int, int], None]
 
 Group = Literal["seen", "held_out", "unseen"]
 """Classes that are trained on, classes of trained sets that are not, and sets that are not."""
@@ -58,10 +60,14 @@ class InContextValidation:
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "references": list(self.references)}
 
-    def bind(self, plan: Plan, workspace: Path, device: str) -> Validate | None:
+    def bind(
+        self, plan: Plan, workspace: Path, device: str, stop: Stop | None = None
+    ) -> Validate | None:
         """The function training calls; None where there is nothing to validate on.
 
-        raises DataRefused where an unseen set has nothing that validation may open.
+        It raises Stopped soon after `stop` is requested: between references and between windows.
+        raises DataRefused where a set has nothing that validation may open, or the plan names a
+        test case.
         """
         jobs = _all_jobs(self, plan, workspace)
         if not jobs:
@@ -71,9 +77,22 @@ class InContextValidation:
             card = ModelCard.of(
                 network, name="validation", version=str(step), s0=plan.s0, patch=plan.patch
             )
-            return _figures(jobs, Model(network, card), device)
+            return _figures(jobs, Model(network, card), device, _stopper(stop, step))
 
         return validate
+
+
+def _stopper(stop: Stop | None, step: int) -> OnProgress:
+    """To be called with (done, total) of anything; raises Stopped where a stop is requested."""
+
+    def look(_done: int, _total: int) -> None:
+        if stop is not None and stop.requested:
+            raise Stopped(
+                f"stopped in the validation after step {step}: {stop.reason}; everything is saved",
+                fix="run the same line again to go on",
+            )
+
+    return look
 
 
 def read_unseen_set(folder: Path) -> RawDataset:
@@ -106,6 +125,7 @@ class _Job:
     references: tuple[Case, ...]
     queries: tuple[Case, ...]
     held_out: frozenset[str] = frozenset()
+    """Every class that training does not see, those that share a value with one among them."""
     unseen: bool = False
 
     def group(self, name: str) -> Group:
@@ -114,8 +134,13 @@ class _Job:
             return "unseen"
         return "held_out" if name in self.held_out else "seen"
 
-    def dice(self, model: Model, device: str) -> tuple[tuple[str, ...], Table]:
-        """Names of K classes, and Dice (queries, K): nan where a truth has no voxel of a class."""
+    def dice(
+        self, model: Model, device: str, on_progress: OnProgress
+    ) -> tuple[tuple[str, ...], Table]:
+        """Names of K classes, and Dice (queries, K): nan where a truth has no voxel of a class.
+
+        Voxels that the truth ignores count nowhere.
+        """
         names = {n for case in self.references for n in _shown(case, self.raw)}
         classes = [label for label in self.raw.classes if label.name in names]
         task = encode_references(
@@ -126,16 +151,19 @@ class _Job:
             other_values=[v for label in self.raw.classes for v in label.values],
             modality=self.references[0].modality[0],
             device=device,
+            on_reference=on_progress,
         )
         table = np.full((len(self.queries), len(classes)), np.nan)
         for row, query in enumerate(self.queries):
             truth = read_labels(_label(query)).array
-            prediction = predict_volume(model, task, read_image(query.images[0]), device=device)
+            image = read_image(query.images[0])
+            found = predict_volume(model, task, image, device=device, on_window=on_progress).labels
+            if self.raw.ignore_value is not None:
+                found = np.where(truth == self.raw.ignore_value, 0, found)
             for column, label in enumerate(classes):
                 mask = np.isin(truth, label.values)
                 if label.name not in query.not_annotated and mask.any():
-                    metrics = compute_metrics(prediction.labels == label.value, mask)
-                    table[row, column] = metrics.dice
+                    table[row, column] = compute_metrics(found == label.value, mask).dice
         return tuple(label.name for label in classes), table
 
 
@@ -159,6 +187,7 @@ def _jobs(settings: InContextValidation, name: str, item: SetPlan, folder: Path)
     if not item.validate_ or item.pairing == "image" or settings.cases_per_set == 0:
         return []
     raw = read_raw_dataset(folder, strict=False)
+    _refuse_test_cases(raw, name, (*item.train, *item.validate_))
     generator = random.Random(f"{settings.seed}/{name}")
     complete = [raw.case(case) for case in item.train if not raw.case(case).not_annotated]
     pool = sorted(complete or [raw.case(case) for case in item.train], key=lambda case: case.name)
@@ -167,11 +196,25 @@ def _jobs(settings: InContextValidation, name: str, item: SetPlan, folder: Path)
     generator.shuffle(queries)
     pool, queries = _of_one_modality(pool, queries)
     chosen = tuple(queries[: settings.cases_per_set])
+    held_out = sharing_values(item.held_out_classes, {c.name: c.values for c in raw.classes})
     return [
-        _Job(name, count, raw, tuple(pool[:count]), chosen, frozenset(item.held_out_classes))
+        _Job(name, count, raw, tuple(pool[:count]), chosen, held_out)
         for count in settings.references
         if chosen and count <= len(pool)
     ]
+
+
+def _refuse_test_cases(raw: RawDataset, name: str, cases: Sequence[str]) -> None:
+    """A plan may be edited, and roles may change after it was made."""
+    found = [case for case in cases if raw.case(case).role == "test"]
+    if found:
+        raise DataRefused(
+            f"test cases of {name} cannot be validated on",
+            file=raw.folder / "dataset.json",
+            found=", ".join(found),
+            fix="take them out of the plan's train and validate lists; test cases are opened once, "
+            "by the evaluation",
+        )
 
 
 def _unseen_jobs(settings: InContextValidation, name: str, folder: Path) -> list[_Job]:
@@ -239,7 +282,7 @@ def _label(case: Case) -> Path:
     return case.label
 
 
-def _figures(jobs: Sequence[_Job], model: Model, device: str) -> Figures:
+def _figures(jobs: Sequence[_Job], model: Model, device: str, on_progress: OnProgress) -> Figures:
     """Dice by group, set and number of references: `{"seen": {"liver": {"k1": {...}}}}`.
 
     A task that cannot be done leaves a note in words under `failed` and no figure. There is then
@@ -249,7 +292,7 @@ def _figures(jobs: Sequence[_Job], model: Model, device: str) -> Figures:
     for job in jobs:
         key = f"k{job.count}"
         try:
-            names, table = job.dice(model, device)
+            names, table = job.dice(model, device, on_progress)
         except (Stopped, Interrupted):
             raise
         except IrisError as error:

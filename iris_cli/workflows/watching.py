@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from iris_cli.errors import Interrupted, Stopped
 from iris_cli.report.curves import draw_progress
 from iris_cli.report.sheet import SheetClass, SheetRow, draw_sheet
 from iris_cli.training.batches import Batch
@@ -25,6 +28,8 @@ SHEETS_KEPT = 20
 ROWS = 4
 
 Masks = npt.NDArray[np.bool_]
+
+_LOG = logging.getLogger(__name__)
 
 
 class ProgressPicture(Observer):
@@ -62,11 +67,51 @@ class ContactSheets(Observer):
     def episodes(
         self, step: int, episodes: Sequence[Episode], batch: Batch, logits: torch.Tensor
     ) -> None:
-        shown = [_row(b, episode, batch, logits) for b, episode in enumerate(episodes[:ROWS])]
+        shown = [_row(episode, logits[b]) for b, episode in enumerate(episodes[:ROWS])]
         self._folder.mkdir(parents=True, exist_ok=True)
         draw_sheet(self._folder / f"step-{step:06d}.png", f"{self._title}, step {step}", shown)
         for old in sorted(self._folder.glob("step-*.png"), key=_step_of)[: -self._kept]:
             old.unlink(missing_ok=True)
+
+
+class Expendable(Observer):
+    """Passes everything on to an observer until it fails; then the run goes on without it.
+
+    A picture that cannot be drawn, or a terminal that is gone, is no reason to end a training.
+    """
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer: Observer | None = observer
+
+    def begin(self, step: int) -> None:
+        self._tell(lambda observer: observer.begin(step))
+
+    def step(self, report: StepReport) -> None:
+        self._tell(lambda observer: observer.step(report))
+
+    def episodes(
+        self, step: int, episodes: Sequence[Episode], batch: Batch, logits: torch.Tensor
+    ) -> None:
+        self._tell(lambda observer: observer.episodes(step, episodes, batch, logits))
+
+    def validation(self, step: int, figures: Mapping[str, Any]) -> None:
+        self._tell(lambda observer: observer.validation(step, figures))
+
+    def close(self) -> None:
+        self._tell(lambda observer: observer.close())
+
+    def _tell(self, say: Callable[[Observer], None]) -> None:
+        if self._observer is None:
+            return
+        try:
+            say(self._observer)
+        except (Stopped, Interrupted):
+            raise
+        except Exception as error:  # whatever a drawing library may raise
+            failed, self._observer = self._observer, None
+            _LOG.warning("%s failed and is left out: %s", type(failed).__name__, error)
+            with contextlib.suppress(Exception):
+                failed.close()
 
 
 def pictures(folder: Path) -> tuple[Observer, ...]:
@@ -79,29 +124,31 @@ def _step_of(path: Path) -> int:
     return int(digits) if digits.isdecimal() else -1
 
 
-def _row(b: int, episode: Episode, batch: Batch, logits: torch.Tensor) -> SheetRow:
-    """The axial slices of query and reference that show most of the episode's largest target."""
-    k = len(episode.names)
-    annotated = _array(batch.loss_valid[b, :k])
-    truth = _array(batch.query_masks[b, :k]) & annotated[:, None, None, None]
-    predicted = _array(logits[b, :k] > 0)
+def _row(episode: Episode, logits: torch.Tensor) -> SheetRow:
+    """The axial slices of query and reference that show most of the episode's largest target.
+
+    logits: (K, P, P, P), K possibly padded. Seldom a class is lost in the warp of every reference;
+    then the first one is shown.
+    """
+    annotated = _array(episode.query_valid)
+    truth = _array(episode.query_masks) & annotated[:, None, None, None]
+    predicted = _array(logits[: len(episode.names)] > 0)
     target = truth if truth.any() else predicted
     largest = int(np.argmax(target.sum(axis=(1, 2, 3))))
-    # Every class is learned from one reference of its episode at least.
-    own = torch.nonzero(batch.share[b].any(dim=1))[:, 0].tolist()
-    n = next(n for n in own if batch.share[b, n, largest] > 0)
-    masks = _array(batch.reference_masks[n, :k])
+    # The first of those that show the class, or of all of them.
+    n = int(np.argmax(_array(episode.reference_valid)[:, largest]))
+    masks = _array(episode.reference_masks[n])
     at, there = _fullest_slice(target[largest]), _fullest_slice(masks[largest])
-    dice = _dice(truth, predicted)
+    dice = _dice(truth, predicted, _array(episode.counted))
     return SheetRow(
-        title=f"{episode.kind}: {episode.source}\nreference {own.index(n) + 1} of {len(own)}",
+        title=f"{episode.kind}: {episode.source}\nreference {n + 1} of {len(episode.references)}",
         classes=tuple(
             SheetClass(name, float(dice[i]) if annotated[i] else None)
             for i, name in enumerate(episode.names)
         ),
-        reference=_array(batch.references[n, 0, there]),
+        reference=_array(episode.references[n, there]),
         reference_masks=masks[:, there],
-        query=_array(batch.query[b, 0, at]),
+        query=_array(episode.query[at]),
         truth=truth[:, at],
         prediction=predicted[:, at],
     )
@@ -117,8 +164,9 @@ def _fullest_slice(mask: Masks) -> int:
     return int(np.argmax(counts)) if counts.any() else len(mask) // 2
 
 
-def _dice(truth: Masks, predicted: Masks) -> npt.NDArray[np.float64]:
-    """Dice of each class over the patch; 1 where both are empty."""
+def _dice(truth: Masks, predicted: Masks, counted: Masks) -> npt.NDArray[np.float64]:
+    """Dice of each class over the voxels of the patch that count; 1 where both are empty."""
+    truth, predicted = truth & counted, predicted & counted
     axes = (1, 2, 3)
     total = truth.sum(axis=axes) + predicted.sum(axis=axes)
     both = 2.0 * (truth & predicted).sum(axis=axes)

@@ -16,6 +16,8 @@ _COMMANDS = (
     ("demo",), ("plan",), ("preprocess",), ("train",), ("status",), ("encode-task",), ("predict",),
     ("evaluate",), ("info",), ("doctor",), ("convert", "list"), ("convert", "pairs"),
     ("convert", "info_json"), ("convert", "msd"),
+    ("model", "list"), ("model", "info"), ("model", "use"), ("model", "import"),
+    ("model", "export"), ("model", "download"),
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from iris_cli.dataset.classes import (
     parse_modality,
     pick_classes,
     read_modality,
+    sharing_values,
 )
 from iris_cli.errors import DataRefused, UsageError
 
@@ -163,3 +164,9 @@ def test_the_longest_name_is_accepted() -> None:
     name = "ü" * 200
     assert class_table({name: 1}).names == (name,)
     assert parse_class_arguments([f"{name}=1"]) == {name: 1}
+
+
+def test_classes_that_share_a_value_go_together() -> None:
+    classes = {"liver": (1,), "spleen": (2,), "abdomen": (1, 2), "bone": (3,)}
+    assert sharing_values(["liver"], classes) == {"liver", "abdomen"}
+    assert sharing_values(["unknown"], classes) == set()

@@ -41,9 +41,9 @@ def _name(path: Path) -> str:
     return f"{path.parent.name}-{path.name}"
 
 
-def _iris_lines(script: Path) -> Iterator[list[str]]:
+def _iris_lines(text: str) -> Iterator[list[str]]:
     """Words behind `iris` or `-m iris_cli`, of lines that a backslash may continue."""
-    text = script.read_text(encoding="utf-8").replace("\\\n", " ")
+    text = text.replace("\\\n", " ")
     code = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     for line in code:
         found = re.search(r"(?:\biris|-m iris_cli) (\w[\w-]*.*)", line)
@@ -74,7 +74,7 @@ def test_every_scheduler_has_its_set() -> None:
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=_name)
 def test_options_of_iris_in_scripts_exist(script: Path) -> None:
-    lines = list(_iris_lines(script))
+    lines = list(_iris_lines(script.read_text(encoding="utf-8")))
     assert lines
     for words in lines:
         _check(words)
@@ -83,14 +83,19 @@ def test_options_of_iris_in_scripts_exist(script: Path) -> None:
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=_name)
 def test_manifests_are_yaml_and_their_options_of_iris_exist(manifest: Path) -> None:
     for container in _containers(manifest):
-        words = container["command"]
-        at = words.index("iris_cli" if "iris_cli" in words else "iris")
-        _check(words[at + 1 :])
+        words = [*container["command"], *container.get("args", ())]
+        text = words[-1] if words[0] == "bash" else shlex.join(words)
+        lines = list(_iris_lines(text))
+        assert lines
+        for line in lines:
+            _check(line)
 
 
-def test_jobs_of_one_process_are_replaced_at_exit_75_and_fail_where_no_retry_helps() -> None:
+@pytest.mark.parametrize("name", ["train.yaml", "train_gpus.yaml"])
+def test_training_jobs_are_replaced_at_exit_75_and_fail_where_no_retry_helps(name: str) -> None:
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed here")
-    job = yaml.safe_load((FOLDER / "kubernetes" / "train.yaml").read_text(encoding="utf-8"))
+    text = (FOLDER / "kubernetes" / name).read_text(encoding="utf-8")
+    (job,) = (d for d in yaml.safe_load_all(text) if d["kind"] == "Job")
     rules = job["spec"]["podFailurePolicy"]["rules"]
     by_code = {v: r["action"] for r in rules for v in r.get("onExitCodes", {}).get("values", [])}
     assert by_code == {75: "Ignore", 2: "FailJob", 4: "FailJob", 6: "FailJob"}
@@ -111,6 +116,23 @@ def test_shellcheck_finds_nothing() -> None:
         ["shellcheck", *map(str, SCRIPTS)], capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stdout
+
+
+@needs_bash
+@pytest.mark.parametrize(
+    ("torchrun", "said", "code"), [(0, 75, 0), (1, 6, 6), (1, 75, 75), (1, 5, 5), (1, 0, 1)]
+)
+def test_a_pod_of_torchrun_ends_with_what_the_run_says(
+    tmp_path: Path, torchrun: int, said: int, code: int
+) -> None:
+    (container,) = _containers(FOLDER / "kubernetes" / "train_gpus.yaml")
+    for program, ends in (("torchrun", torchrun), ("iris", said)):
+        path = tmp_path / program
+        path.write_text(f"#!/bin/sh\nexit {ends}\n")
+        path.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    words = [*container["command"], *container["args"]]
+    assert subprocess.run(words, env=environment, check=False).returncode == code
 
 
 PROGRAMS = {

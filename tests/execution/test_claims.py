@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iris_cli.execution.claims import Claims, Holder
+from iris_cli.execution.claims import STALE_S, Claims, Holder, living
 
 ELSEWHERE = {"host": "another-host", "boot": "b", "space": "s", "pid": 7, "started": "1"}
 
@@ -154,3 +154,20 @@ def test_a_claim_taken_over_meanwhile_is_left_to_its_holder_at_the_end(tmp_path:
         assert claims.take("a")
         path = write_claim(claims, "a", **ELSEWHERE, token="theirs")
     assert json.loads(path.read_text())["token"] == "theirs"
+
+
+def test_the_living_are_seen_without_comparing_clocks(tmp_path: Path) -> None:
+    claims = Claims(tmp_path)
+    mine = write_claim(claims, "mine")
+    gone = write_claim(claims, "gone", pid=ended_pid())
+    young, silent, skewed = (write_claim(claims, n, host=n) for n in ("young", "silent", "skewed"))
+    old = time.time() - 2 * STALE_S
+    for path in (silent, skewed, mine):
+        os.utime(path, (old, old))
+    # Its clock is behind ours, and it lives.
+    beat = threading.Timer(0.05, lambda: os.utime(skewed, (old + 15, old + 15)))
+    beat.start()
+    found = living([mine, gone, young, silent, skewed, tmp_path / "none"], watch_s=0.4)
+    beat.join()
+    assert set(found) == {mine, young, skewed}
+    assert found[skewed].host == "skewed"

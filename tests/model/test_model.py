@@ -14,10 +14,11 @@ from torch import Tensor
 from iris_cli.errors import DataRefused, EnvironmentProblem, UsageError
 from iris_cli.model import card as card_module
 from iris_cli.model import fingerprint as fingerprint_module
-from iris_cli.model import model as model_module
+from iris_cli.model import registry as registry_module
 from iris_cli.model.card import ModelCard
 from iris_cli.model.fingerprint import fingerprint
-from iris_cli.model.model import load_model, save_model, shipped_models
+from iris_cli.model.model import copy_model, load_model, save_model
+from iris_cli.model.registry import shipped_models
 from iris_cli.network.config import NetworkConfig
 from iris_cli.network.iris_network import IrisNetwork
 
@@ -73,6 +74,19 @@ def test_saving_a_loaded_model_gives_the_same_bytes(tmp_path: Path, folder: Path
     again = save_model(tmp_path / "again", loaded.network, loaded.card)
     for name in ("weights.safetensors", "model.json"):
         assert (again / name).read_bytes() == (folder / name).read_bytes()
+
+
+@pytest.mark.parametrize("half", [True, False])
+@pytest.mark.parametrize("ending", ["", ".safetensors"])
+def test_a_copy_under_another_name_is_the_same_model(
+    tmp_path: Path, network: IrisNetwork, card: ModelCard, half: bool, ending: str
+) -> None:
+    source = save_model(tmp_path / "source", network, card, half=half)
+    copy = tmp_path / f"copy{ending}"
+    original = copy_model(source, copy, name="other")
+    found = load_model(copy)
+    assert found.card == original.card.model_copy(update={"name": "other"})
+    assert torch.equal(_logits(found.network), _logits(original.network))
 
 
 def test_the_weights_file_of_a_folder_is_a_model_by_itself(folder: Path) -> None:
@@ -240,7 +254,7 @@ def test_a_folder_without_weights_is_refused(folder: Path) -> None:
 def test_the_default_is_the_model_named_in_the_weights_folder(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_module, "_shipped_folder", lambda: tmp_path)
+    monkeypatch.setattr(registry_module, "_shipped_folder", lambda: tmp_path)
     assert shipped_models() == ("saved",)
     (tmp_path / "default").write_text("saved\n")
     assert load_model().card == load_model("saved").card == load_model(folder).card
@@ -252,7 +266,7 @@ def test_the_default_is_the_model_named_in_the_weights_folder(
 
 
 def test_a_missing_default_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_module, "_shipped_folder", lambda: tmp_path)
+    monkeypatch.setattr(registry_module, "_shipped_folder", lambda: tmp_path)
     with pytest.raises(EnvironmentProblem) as problem:
         load_model()
     assert "install iris again" in (problem.value.fix or "")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.training_memory import Shape, measure_apart
+from benchmarks.training_memory import measure_apart, parse_shape
 from iris_cli.network.config import NetworkConfig
 from iris_cli.planning.estimate import BYTES_PER_PARAMETER, TrainingEstimate, estimate_step
+from iris_cli.planning.presets import PRESETS
+from iris_cli.planning.step_shape import StepShape
 
 TINY = NetworkConfig.tiny()
 
 
 def tiny(**changes: object) -> TrainingEstimate:
     asked = {"patch": 32, "episodes": 1, "references": 1, "classes": 2, **changes}
-    return estimate_step(TINY, **asked)  # type: ignore[arg-type]
+    return estimate_step(StepShape(network=TINY, **asked))  # type: ignore[arg-type]
 
 
 def test_state_is_four_numbers_per_parameter_whatever_the_step() -> None:
@@ -39,9 +41,27 @@ def test_half_precision_takes_less_and_norms_on_cuda_take_some_of_it_back() -> N
 
 
 @pytest.mark.slow
+def test_preset_base_trains_on_a_gpu_of_40_gb() -> None:
+    """A tenth is left to the driver and to what the allocator cannot use."""
+    chosen = PRESETS["base"]
+    largest = StepShape(
+        network=chosen.network,
+        patch=chosen.patch,
+        episodes=chosen.training.batch // chosen.training.accumulation,
+        references=chosen.training.task.references_max,
+        classes=chosen.training.task.classes_max,
+        recompute=chosen.training.recompute,
+        gradients=True,
+        device="cuda",
+        precision="bfloat16",
+    )
+    assert estimate_step(largest).total_bytes < 0.9 * 40e9
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape", ["tiny:64:2:2:3", "small:64:1:3:8", "small:64:4:2:4", "base:64:1:2:3:recompute"]
 )
 def test_a_step_takes_what_was_predicted_within_15_percent(shape: str) -> None:
-    predicted = Shape.parse(shape).predicted("cpu").total_bytes
+    predicted = estimate_step(parse_shape(shape, "cpu")).total_bytes
     assert predicted == pytest.approx(measure_apart(shape, "cpu"), rel=0.15)

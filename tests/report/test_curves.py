@@ -10,7 +10,8 @@ from typing import Any
 import matplotlib.image
 from matplotlib.figure import Figure
 
-from iris_cli.report.curves import _draw_set, _read_lines, _validation_curves, draw_progress
+from iris_cli.files.jsonl import read_json_lines
+from iris_cli.report.curves import _draw_set, _validation_curves, draw_progress
 
 
 def found(mean: float, low: float | None = None, high: float | None = None) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def test_validation_becomes_curves_by_set_group_and_references(tmp_path: Path) -
         {"step": 4, "validation": {"seen": seen, "unseen": {"b": {"k1": found(0.2)}}}},
         rest='{"step": 5, "lo',
     )
-    lines = _read_lines(log)
+    lines = read_json_lines(log)
     assert len(lines) == 3
     curves = _validation_curves([(x["step"], x["validation"]) for x in lines if "loss" not in x])
     assert set(curves) == {"a", "b"}

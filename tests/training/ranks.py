@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from iris_cli.errors import DataRefused
 from iris_cli.execution.signals import StopRequest
 from iris_cli.network.config import NetworkConfig
 from iris_cli.training import step as step_module
+from iris_cli.training.batches import AnyEpisode
 from iris_cli.training.distributed import Ranks, joined
+from iris_cli.training.episodes import Episode
 from iris_cli.training.loss import Loss
 from iris_cli.training.observers import Observer, StepReport
 from iris_cli.training.run import train
@@ -27,21 +29,26 @@ NETWORK = NetworkConfig(channels=(4, 4, 4, 8, 8), blocks=(1, 1, 1, 1), queries=2
 PATCH = 32
 
 
-class Losses(Observer):
-    """Keeps the loss of every report, with all digits."""
+Seen = list[tuple[float | None, float | None]]
+"""Loss and norm of the gradient of every report, with all digits."""
+
+
+class Figures(Observer):
+    """Keeps loss and gradient of every report."""
 
     def __init__(self) -> None:
-        self.seen: list[float | None] = []
+        self.seen: Seen = []
 
     def step(self, report: StepReport) -> None:
-        self.seen.append(report.loss)
+        self.seen.append((report.loss, report.grad_norm))
 
 
 @dataclass(frozen=True)
 class Training:
     """A rank that trains, and what befalls it: (rank, step) each.
 
-    returns: the losses of the steps, and the state of torch's generator in every rank.
+    blind: no reference of its episodes shows a class. starts_from: weights of rank 1 alone.
+    returns: the figures of the steps, and the state of torch's generator in every rank.
     """
 
     folder: Path
@@ -50,10 +57,13 @@ class Training:
     stops: tuple[int, int] | None = None
     breaks: tuple[int, int] | None = None
     killed: tuple[int, int] | None = None
+    exhausted: tuple[int, int] | None = None
+    blind: tuple[int, int] | None = None
+    starts_from: Path | None = None
 
-    def __call__(self, device: str, stop: StopRequest) -> tuple[list[float | None], list[Any]]:
+    def __call__(self, device: str, stop: StopRequest) -> tuple[Seen, list[Any]]:
         with joined(torch.device(device), self.settings.timeout_s) as ranks:
-            losses = Losses()
+            figures = Figures()
             with _before_steps(self._befall(ranks, stop)):
                 train(
                     self.folder,
@@ -63,27 +73,46 @@ class Training:
                     PATCH,
                     ranks=ranks,
                     stop=stop,
-                    observers=[losses],
+                    observers=[figures],
+                    init_from=self.starts_from if ranks.rank == 1 else None,
                 )
-            return losses.seen, ranks.gather(torch.get_rng_state().tolist(), "the test")
+            return figures.seen, ranks.gather(torch.get_rng_state().tolist(), "the test")
 
     def _befall(self, ranks: Ranks, stop: StopRequest) -> Callable[[int], None]:
-        plain = step_module.episode_loss
+        plain, render = step_module.episode_loss, step_module.render
 
         def befall(step: int) -> None:
             if (ranks.rank, step) == self.stops:
                 stop.request("a test")
             if (ranks.rank, step) == self.killed:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if (ranks.rank, step) == self.exhausted:
+                torch.empty(1 << 60)
             breaks = (ranks.rank, step) == self.breaks
+            blinds = (ranks.rank, step) == self.blind
 
             def loss(*arguments: torch.Tensor) -> Loss:
                 found = plain(*arguments)
                 return replace(found, sum=found.sum * float("nan")) if breaks else found
 
+            def rendered(raw: Sequence[AnyEpisode], device: torch.device) -> list[Episode]:
+                episodes = render(raw, device)
+                return [blinded(episode) for episode in episodes] if blinds else episodes
+
             step_module.episode_loss = loss
+            step_module.render = rendered
 
         return befall
+
+
+def blinded(episode: Episode) -> Episode:
+    """As where the warp has taken every class out of the references."""
+    return replace(
+        episode,
+        reference_masks=torch.zeros_like(episode.reference_masks),
+        reference_valid=torch.zeros_like(episode.reference_valid),
+        query_valid=torch.zeros_like(episode.query_valid),
+    )
 
 
 class _before_steps:
@@ -91,7 +120,7 @@ class _before_steps:
 
     def __init__(self, befall: Callable[[int], None]) -> None:
         self._befall, self._take = befall, Stepper.take
-        self._loss = step_module.episode_loss
+        self._loss, self._render = step_module.episode_loss, step_module.render
 
     def __enter__(self) -> None:
         befall, plain = self._befall, self._take
@@ -105,6 +134,7 @@ class _before_steps:
     def __exit__(self, *_: object) -> None:
         Stepper.take = self._take  # type: ignore[method-assign]
         step_module.episode_loss = self._loss
+        step_module.render = self._render
 
 
 def agree(device: str, stop: StopRequest) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from iris_cli.preparation.store import StoredCase, describe_classes, write_case
+from iris_cli.preparation.store import StoredCase, describe_classes, list_cases, write_case
 from iris_cli.training.settings import (
+    CaseForTraining,
     GeometrySettings,
     IntensitySettings,
     Mixing,
@@ -97,7 +98,13 @@ def balls(folder: Path, *, cases: int = 4, **settings: Any) -> SetForTraining:
     store = folder / "balls"
     for i in range(cases):
         write_view(store, f"case_{i}", seed=i)
-    return SetForTraining(name="balls", store=store, **{"held_out_classes": ("bar",), **settings})
+    return whole(store, **{"held_out_classes": ("bar",), **settings})
+
+
+def whole(store: Path, **settings: Any) -> SetForTraining:
+    """Every view of a store, as a set that is named like its folder."""
+    views = tuple(CaseForTraining(view=name) for name in list_cases(store))
+    return SetForTraining(name=store.name, store=store, cases=views, **settings)
 
 
 def training(**changes: Any) -> TrainingSettings:

@@ -7,15 +7,18 @@ import pytest
 from iris_cli.errors import DataRefused
 from iris_cli.training.catalogue import read_catalogue
 from iris_cli.training.settings import CaseForTraining, SetForTraining
-from tests.training.stores import balls, write_view
+from tests.training.stores import balls, whole, write_view
 
 
-def test_only_train_and_unlabelled_views_are_taken(tmp_path: Path) -> None:
+def test_the_named_views_are_taken_and_no_other_is_opened(tmp_path: Path) -> None:
     store = tmp_path / "s"
     for role in ("train", "validate", "test"):
         write_view(store, role, role=role)
     write_view(store, "bare", role="unlabelled", labelled=False)
-    (found,) = read_catalogue([SetForTraining(name="s", store=store)]).sets
+    for role in ("validate", "test"):
+        (store / f"{role}.json").write_text("opened")
+    views = tuple(CaseForTraining(view=name) for name in ("bare", "train"))
+    (found,) = read_catalogue([SetForTraining(name="s", store=store, cases=views)]).sets
     assert [case.name for case in found.cases] == ["bare", "train"]
     assert not found.cases[0].classes
 
@@ -47,7 +50,7 @@ def test_classes_that_are_not_annotated_are_no_classes_of_that_case(tmp_path: Pa
     store = tmp_path / "s"
     write_view(store, "a", not_annotated=("left",))
     write_view(store, "b", seed=1)
-    (found,) = read_catalogue([SetForTraining(name="s", store=store)]).sets
+    (found,) = read_catalogue([whole(store)]).sets
     assert not found.cases[0].annotated(["left"])
     assert found.cases[1].annotated(["left", "right"])
     assert found.holders["left"] == (1,)
@@ -72,19 +75,13 @@ def test_the_fingerprint_knows_voxels_tables_and_cases(tmp_path: Path) -> None:
     assert read_catalogue([changed]).fingerprint() != first
 
 
-def test_an_empty_set_is_refused(tmp_path: Path) -> None:
-    write_view(tmp_path / "s", "a", role="validate")
-    with pytest.raises(DataRefused, match="no case to train on"):
-        read_catalogue([SetForTraining(name="s", store=tmp_path / "s")])
-
-
 def test_two_sets_of_one_name_are_refused(tmp_path: Path) -> None:
     item = balls(tmp_path)
     with pytest.raises(DataRefused, match="one name"):
         read_catalogue([item, item])
 
 
-def test_no_cases_are_not_all_cases(tmp_path: Path) -> None:
+def test_a_set_without_cases_and_a_run_without_sets_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataRefused, match="no case to train on"):
         read_catalogue([balls(tmp_path).model_copy(update={"cases": ()})])
     with pytest.raises(DataRefused, match="no set to train on"):
@@ -94,7 +91,7 @@ def test_no_cases_are_not_all_cases(tmp_path: Path) -> None:
 def test_the_fingerprint_knows_the_whole_record_of_a_view(tmp_path: Path) -> None:
     def fingerprint(name: str, **record: object) -> str:
         write_view(tmp_path / name / "s", "a", **record)  # type: ignore[arg-type]
-        return read_catalogue([SetForTraining(name="s", store=tmp_path / name / "s")]).fingerprint()
+        return read_catalogue([whole(tmp_path / name / "s")]).fingerprint()
 
     plain = fingerprint("plain")
     assert fingerprint("same") == plain

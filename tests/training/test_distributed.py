@@ -11,16 +11,21 @@ import torch
 
 from iris_cli.errors import EnvironmentProblem, Stopped, UsageError
 from iris_cli.execution.signals import StopRequest
-from iris_cli.training.checkpoint import LATEST, read_checkpoint
+from iris_cli.network.iris_network import IrisNetwork
+from iris_cli.training.checkpoint import LATEST, read_checkpoint, write_checkpoint
 from iris_cli.training.distributed import ALONE, RankEpisodes, RankLost
 from iris_cli.training.launch import launch
 from iris_cli.training.settings import OptimiserSettings, SetForTraining
-from tests.training.ranks import Training, agree, hang
+from tests.training.ranks import NETWORK, Seen, Training, agree, hang
 from tests.training.stores import balls, training
 
 CPUS = ("cpu", "cpu")
 # LAMB at its usual rate blows the rounding of float32 up tenfold every few steps.
 GENTLE = OptimiserSettings(warmup=2, lr=2e-4)
+# LAMB takes the same step whatever the gradient is multiplied by, so losses alone would not show
+# that it was added up wrongly: its norm does.
+LOSS = 1e-5
+NORM = 1e-3
 
 
 class Of:
@@ -38,24 +43,35 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[SetForTraining, ...]
 @pytest.fixture(scope="module")
 def alone(
     tmp_path_factory: pytest.TempPathFactory, sets: tuple[SetForTraining, ...]
-) -> tuple[Training, list[float | None]]:
+) -> tuple[Training, Seen]:
     """Twenty steps of one process."""
     settings = training(steps=20, log_every=1, optimiser=GENTLE, checkpoint_every_s=1e9)
     work = Training(tmp_path_factory.mktemp("alone"), sets, settings)
     torch.set_num_threads(1)
     with StopRequest() as stop:
-        losses, _ = work("cpu", stop)
-    return work, losses
+        figures, _ = work("cpu", stop)
+    return work, figures
 
 
-def run(work: Training) -> tuple[list[float | None], list[object]]:
+def run(work: Training) -> tuple[Seen, list[object]]:
     with StopRequest() as stop:
         return launch(work, CPUS, stop, threads=1)
 
 
+def assert_alike(found: Seen, expected: Seen) -> None:
+    assert len(found) == len(expected)
+    for of_found, of_expected, tolerance in zip(
+        zip(*found, strict=True),
+        zip(*expected, strict=True),
+        ({"abs": LOSS}, {"rel": NORM}),
+        strict=True,
+    ):
+        assert of_found == pytest.approx(of_expected, **tolerance)
+
+
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_ranks_share_out_every_episode_once(world: int) -> None:
-    settings = training(steps=5, batch=8, accumulation=2)
+    settings = training(steps=5, batch=8, accumulation=5)
     shares = [RankEpisodes.of(Of(rank, world), settings, 2) for rank in range(world)]  # type: ignore[arg-type]
     assert sorted(g for share in shares for g in share) == list(range(2 * 8, 5 * 8))
     # All ranks make the episodes of the same step at the same time.
@@ -77,6 +93,7 @@ def test_one_process_agrees_with_itself() -> None:
     assert ALONE.from_first(lambda: 3, "") == 3
 
 
+@pytest.mark.slow
 def test_two_ranks_agree() -> None:
     with StopRequest() as stop:
         found = launch(agree, CPUS, stop, threads=1)
@@ -90,14 +107,12 @@ def test_two_ranks_agree() -> None:
         assert each["refused"] == "only rank 0 looked"
 
 
-def test_two_ranks_train_as_one_process_does(
-    tmp_path: Path, alone: tuple[Training, list[float | None]]
-) -> None:
+def test_two_ranks_train_as_one_process_does(tmp_path: Path, alone: tuple[Training, Seen]) -> None:
     """The same episodes, loss within 1e-5 over 20 steps, the same memory bank; nothing random."""
     work, expected = alone
-    losses, randoms = run(replace(work, folder=tmp_path))
-    assert len(losses) == 20
-    assert losses == pytest.approx(expected, abs=1e-5)
+    figures, randoms = run(replace(work, folder=tmp_path))
+    assert len(figures) == 20
+    assert_alike(figures, expected)
     assert randoms[0] == randoms[1]
     one, two = (read_checkpoint(folder / LATEST) for folder in (work.folder, tmp_path))
     assert torch.equal(one["rng"], two["rng"])
@@ -109,7 +124,7 @@ def test_two_ranks_train_as_one_process_does(
 
 @pytest.mark.slow
 def test_a_stop_of_one_rank_stops_all_and_one_process_goes_on(
-    tmp_path: Path, alone: tuple[Training, list[float | None]]
+    tmp_path: Path, alone: tuple[Training, Seen]
 ) -> None:
     """Exit 75 with everything saved; a run of two ranks goes on with one: the same episodes."""
     work, expected = alone
@@ -118,13 +133,45 @@ def test_a_stop_of_one_rank_stops_all_and_one_process_goes_on(
         run(replace(work, stops=(1, 4 + 1)))
     assert read_checkpoint(tmp_path / LATEST)["step"] == 5
     with StopRequest() as stop:
-        losses, _ = work("cpu", stop)
-    assert losses == pytest.approx(expected[5:], abs=1e-5)
+        figures, _ = work("cpu", stop)
+    assert_alike(figures, expected[5:])
+
+
+@pytest.mark.slow
+def test_a_rank_whose_episodes_show_no_class_adds_zeros(
+    tmp_path: Path, sets: tuple[SetForTraining, ...]
+) -> None:
+    """Nothing reaches its task encoder: ranks with gradients of other tensors would not add up."""
+    figures, _ = run(Training(tmp_path, sets, training(steps=3, log_every=1), blind=(1, 1)))
+    assert [loss is not None and norm is not None for loss, norm in figures] == [True] * 3
+    assert read_checkpoint(tmp_path / LATEST)["skipped"] == 0
+
+
+@pytest.mark.slow
+def test_ranks_that_begin_with_other_weights_are_refused(
+    tmp_path: Path, sets: tuple[SetForTraining, ...]
+) -> None:
+    """Rank 1 alone starts from given weights, as where a file differs from node to node."""
+    given = write_checkpoint(tmp_path / "given", {"ema": IrisNetwork(NETWORK).state_dict()})
+    work = Training(tmp_path / "run", sets, training(), starts_from=given)
+    with pytest.raises(EnvironmentProblem, match="same weights") as refused:
+        run(work)
+    assert "in rank 1" in str(refused.value.found)
+    assert not (tmp_path / "run" / LATEST).exists()
+
+
+@pytest.mark.slow
+def test_want_of_memory_in_one_rank_is_no_defect(
+    tmp_path: Path, sets: tuple[SetForTraining, ...]
+) -> None:
+    with pytest.raises(EnvironmentProblem, match="not enough memory in rank 1") as lacking:
+        run(Training(tmp_path, sets, training(), exhausted=(1, 1)))
+    assert lacking.value.exit_code == 5
 
 
 @pytest.mark.slow
 def test_a_loss_of_one_rank_that_is_not_finite_skips_the_step_in_all(
-    tmp_path: Path, alone: tuple[Training, list[float | None]]
+    tmp_path: Path, alone: tuple[Training, Seen]
 ) -> None:
     work = replace(alone[0], folder=tmp_path, settings=training(steps=4), breaks=(1, 2))
     run(work)
@@ -134,7 +181,7 @@ def test_a_loss_of_one_rank_that_is_not_finite_skips_the_step_in_all(
 
 @pytest.mark.slow
 def test_a_killed_rank_ends_the_others_and_is_named(
-    tmp_path: Path, alone: tuple[Training, list[float | None]]
+    tmp_path: Path, alone: tuple[Training, Seen]
 ) -> None:
     with pytest.raises(EnvironmentProblem, match=r"rank 1 has ended: killed by signal 9"):
         run(replace(alone[0], folder=tmp_path, killed=(1, 2)))

@@ -33,6 +33,7 @@ from tests.training.stores import (
     only,
     still,
     training,
+    whole,
     write_view,
 )
 
@@ -126,7 +127,7 @@ def test_query_and_references_come_from_different_subjects(
 
     monkeypatch.setattr(real.RealTasks, "_look", spy)
     task = TaskSettings(same_image_share=0, references_max=2)
-    made = sampler([SetForTraining(name="s", store=store)], mixing=only("real"), task=task)
+    made = sampler([whole(store)], mixing=only("real"), task=task)
     for g in range(30):
         made.episode(g)
     assert len(seen) >= 30
@@ -180,7 +181,7 @@ def test_classes_not_annotated_in_the_query_carry_no_loss(tmp_path: Path) -> Non
     write_view(store, "a", seed=0)
     write_view(store, "b", seed=1, not_annotated=("left", "both"))
     task = TaskSettings(same_image_share=0, union_probability=0.5, class_drop=0)
-    made = sampler([SetForTraining(name="s", store=store)], mixing=only("real"), task=task)
+    made = sampler([whole(store)], mixing=only("real"), task=task)
     names = Counter()
     for g in range(40):
         e = made.episode(g)
@@ -200,7 +201,7 @@ def test_the_ignore_label_is_not_counted(tmp_path: Path) -> None:
         label[:, :12] = 9
         write_view(store, f"c{i}", seed=i, label=label, ignore_value=9)
     made = sampler(
-        [SetForTraining(name="s", store=store)],
+        [whole(store)],
         mixing=only("real"),
         geometry=still(),
         intensity=NO_INTENSITY,
@@ -257,7 +258,7 @@ def test_no_possible_kind_of_episode_is_refused(tmp_path: Path) -> None:
     store = tmp_path / "s"
     write_view(store, "a", role="unlabelled", labelled=False)
     with pytest.raises(DataRefused, match="no episode"):
-        sampler([SetForTraining(name="s", store=store)], mixing=only("real"))
+        sampler([whole(store)], mixing=only("real"))
 
 
 def test_what_a_device_renders_is_what_a_worker_renders_bit_for_bit(tmp_path: Path) -> None:
@@ -310,8 +311,9 @@ def test_sets_are_drawn_by_weight_and_size(
     weights: list[float], cases: list[int], temperature: float, seed: int
 ) -> None:
     """0: all sets alike, 1: by number of cases, between: a compromise; times the weight always."""
+    nowhere = Path("none")
     sets = [
-        TrainingSet(SetForTraining(name=str(i), store=Path("none"), weight=w), (NO_CASE,) * n)
+        TrainingSet(SetForTraining(name=str(i), store=nowhere, cases=(), weight=w), (NO_CASE,) * n)
         for i, (w, n) in enumerate(zip(weights, cases, strict=False))
     ]
     rng = np.random.default_rng(seed)

@@ -34,6 +34,7 @@ from tests.training.stores import (
     only,
     still,
     training,
+    whole,
     write_view,
 )
 
@@ -53,7 +54,7 @@ def glaring(folder: Path, *, cases: int = 3) -> SetForTraining:
         levels = np.zeros(BAR + 1, np.float32)
         levels[[1, 2, BAR]] = 2.0, 4.0, GLARE
         write_view(store, f"case_{i}", seed=i, label=label, table=TABLE, levels=levels)
-    return SetForTraining(name="glaring", store=store, held_out_classes=("bar",))
+    return whole(store, held_out_classes=("bar",))
 
 
 @pytest.fixture
@@ -143,25 +144,30 @@ def test_the_catalogue_knows_no_voxel_of_a_held_out_class(tmp_path: Path) -> Non
             assert not (label[tuple(item.points.T)] == BAR).any()
 
 
-def test_test_cases_in_the_store_are_never_opened(tmp_path: Path) -> None:
-    item = glaring(tmp_path)
-    write_view(item.store, "secret", seed=9, role="test")
-    for kind in ("image", "label"):
-        path = item.store / f"secret.{kind}.b2nd"
-        path.write_bytes(b"\0" * path.stat().st_size)
-    sampler = EpisodeSampler(read_catalogue([item]), training(), PATCH)
-    assert [case.name for case in read_catalogue([item]).sets[0].cases] == [
-        "case_0",
-        "case_1",
-        "case_2",
-    ]
+def test_cases_of_role_test_and_validate_are_never_opened(tmp_path: Path) -> None:
+    """They lie in the same store, and are spoiled there: whoever opened one would fail."""
+    roles = {"c2": "test", "c3": "validate"}
+    raw_set(tmp_path / "raw" / "balls", bar=slice(18, 21), held_out=[], roles=roles)
+    made = planned(tmp_path)
+    preprocess(made, workspace=tmp_path)
+    (item,) = sets_for_training(made, tmp_path)
+    for name, role in roles.items():
+        write_view(item.store, name, role=role)
+        for kind in ("image", "label"):
+            path = item.store / f"{name}.{kind}.b2nd"
+            path.write_bytes(b"\0" * path.stat().st_size)
+        with pytest.raises(IrisError):
+            open_case(item.store, name).image()
+    catalogue = read_catalogue([item])
+    assert {case.name for case in catalogue.sets[0].cases} == {"c0", "c1"}
+    sampler = EpisodeSampler(catalogue, training(), PATCH)
     for g in range(30):
         sampler.raw_episode(g)
-    with pytest.raises(IrisError):
-        open_case(item.store, "secret").image()
 
 
-def raw_set(folder: Path, *, bar: slice, held_out: list[str]) -> Path:
+def raw_set(
+    folder: Path, *, bar: slice, held_out: list[str], roles: dict[str, str] | None = None
+) -> Path:
     """Four cases in nnU-Net's form; the bar's length along x is the caller's."""
     for i in range(4):
         label = label_map(i)
@@ -177,7 +183,7 @@ def raw_set(folder: Path, *, bar: slice, held_out: list[str]) -> Path:
         labels={"background": 0, "left": 1, "right": 2, "bar": 3},
         num_training=4,
         file_ending=".nii.gz",
-        iris={"held_out_classes": held_out, "roles": {"c3": "validate"}},
+        iris={"held_out_classes": held_out, "roles": roles or {"c3": "validate"}},
     )
     return folder
 

@@ -13,7 +13,7 @@ from iris_cli.training import real
 from iris_cli.training.catalogue import read_catalogue
 from iris_cli.training.drafts import Draft
 from iris_cli.training.settings import SetForTraining, TaskSettings
-from tests.training.stores import SHAPE, still, training, write_view
+from tests.training.stores import SHAPE, still, training, whole, write_view
 
 CLASSES = ("a", "b", "c", "d")
 TASK = TaskSettings(
@@ -32,7 +32,7 @@ def cubes(folder: Path) -> SetForTraining:
     levels = np.arange(5, dtype=np.float32)
     for i in range(5):
         write_view(folder / "cubes", f"c{i}", seed=i, label=label, table=table, levels=levels)
-    return SetForTraining(name="cubes", store=folder / "cubes")
+    return whole(folder / "cubes")
 
 
 @pytest.fixture(scope="module")

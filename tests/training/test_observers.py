@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from iris_cli.errors import EnvironmentProblem
 from iris_cli.training.log import METRICS, TENSORBOARD, iter_numbers, read_lines
 from iris_cli.training.observers import MetricsLog, StepReport, memory_in_use, records
 
@@ -61,6 +62,15 @@ def test_a_run_that_goes_on_drops_what_came_after_its_checkpoint(tmp_path: Path)
     lines = read_lines(tmp_path / METRICS)
     assert [line["step"] for line in lines] == [10, 20, 30]
     assert lines[-1]["loss"] == 9.0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_is_no_defect(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, 0)
+    (tmp_path / METRICS).symlink_to("/dev/full")
+    with pytest.raises(EnvironmentProblem, match="disk is full") as full:
+        log.step(report())
+    assert str(full.value.file).endswith(METRICS)
 
 
 def test_every_run_keeps_a_log_and_a_tensorboard(tmp_path: Path) -> None:

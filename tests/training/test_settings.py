@@ -6,9 +6,10 @@ from pydantic import ValidationError
 from iris_cli.training.settings import GeometrySettings, Mixing, SetForTraining, TrainingSettings
 
 
-def test_batch_that_cannot_be_cut_evenly_is_refused() -> None:
-    with pytest.raises(ValidationError, match="cannot be cut"):
-        TrainingSettings(batch=4, accumulation=3)
+def test_more_parts_than_episodes_are_refused() -> None:
+    assert TrainingSettings(batch=4, accumulation=3).accumulation == 3
+    with pytest.raises(ValidationError, match="batch 4 cannot be cut into 5 parts"):
+        TrainingSettings(batch=4, accumulation=5)
 
 
 def test_scale_range_must_be_in_order() -> None:
@@ -35,8 +36,8 @@ def test_what_changes_the_weights_is_hashed(change: dict[str, object]) -> None:
 
 
 def test_where_a_store_lies_is_no_part_of_a_sets_description(tmp_path: object) -> None:
-    a = SetForTraining(name="a", store="/x")  # type: ignore[arg-type]
-    b = SetForTraining(name="a", store="/y")  # type: ignore[arg-type]
+    a = SetForTraining(name="a", store="/x", cases=())  # type: ignore[arg-type]
+    b = SetForTraining(name="a", store="/y", cases=())  # type: ignore[arg-type]
     assert a.description() == b.description()
 
 

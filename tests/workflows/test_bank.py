@@ -19,7 +19,7 @@ from iris_cli.workflows.info import describe
 from iris_cli.workflows.plan import plan
 from iris_cli.workflows.predict import PredictSettings, predict
 from iris_cli.workflows.preprocess import preprocess
-from iris_cli.workflows.train import train
+from iris_cli.workflows.train import TrainOptions, train
 from iris_cli.workflows.validation import InContextValidation
 
 NO_VALIDATION = InContextValidation(cases_per_set=0)
@@ -32,7 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_phantom_dataset(folder / "raw" / "p", (1, 2, 3), size=0.6, voxel_mm=9.0)
     report = plan(workspace=folder, preset_name="tiny", overrides=OVERRIDES)
     assert preprocess(report.path, workspace=folder).exit_code == 0
-    return train("r", workspace=folder, workers=0, validation=NO_VALIDATION).folder
+    return train("r", TrainOptions(folder, workers=0, validation=NO_VALIDATION)).folder
 
 
 @pytest.fixture
@@ -64,6 +64,7 @@ def test_a_task_from_the_bank_segments_a_query(run: Path, model: Path, tmp_path:
     assert all(source.episodes >= 1 for source in task.header.bank)
     assert [entry.value for entry in task.header.classes] == [1, 2]
     assert task.header.references == ()
+    assert {entry.crops for entry in task.header.classes} == {None}
     assert [row["from the memory bank"] for row in report.class_rows()] == names
     query = next((run.parent.parent / "raw" / "p" / "imagesTr").glob("*.nii.gz"))
     settings = PredictSettings(model=str(model))

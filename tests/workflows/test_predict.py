@@ -192,10 +192,10 @@ def test_a_task_of_another_model_is_refused_before_anything_runs(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_that_does_not_ship_must_be_named(
+def test_a_model_without_a_known_name_must_be_named(
     queries: Path, task: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match="'tiny' 1, which does not ship") as caught:
+    with pytest.raises(UsageError, match="'tiny' 1, which neither ships") as caught:
         predict(queries, tmp_path / "out", task=task)
     assert "--model" in str(caught.value.fix)
 

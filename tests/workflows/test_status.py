@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,15 @@ import torch
 
 from iris_cli.dataset.phantoms import write_phantom_dataset
 from iris_cli.dataset.raw import read_raw_dataset
-from iris_cli.errors import Diverged, Stopped, UsageError
-from iris_cli.execution.claims import STALE_S, Claims
+from iris_cli.errors import (
+    DataRefused,
+    Diverged,
+    EnvironmentProblem,
+    Interrupted,
+    Stopped,
+    UsageError,
+)
+from iris_cli.execution.claims import STALE_S, Claims, living
 from iris_cli.execution.failures import FAILURES, note_failures
 from iris_cli.execution.outcomes import CaseResult, Outcome, RunSummary
 from iris_cli.execution.receipts import Receipt, write_receipt
@@ -26,6 +34,7 @@ from iris_cli.training.checkpoint import BEST, LATEST, PREVIOUS, write_best, wri
 from iris_cli.training.claim import CLAIMS, claimed
 from iris_cli.training.ending import noted_end
 from iris_cli.training.log import METRICS
+from iris_cli.workflows import status as module
 from iris_cli.workflows.status import output_status, run_status, status
 
 
@@ -90,7 +99,38 @@ def test_a_finished_run_and_one_that_goes_on_after_divergence(run: Path) -> None
     assert (run_status(run).state, run_status(run).exit_code) == ("diverged", 6)
     with noted_end(run):
         save(run, 20)
+    # It was killed in its last validation: there is no model yet.
+    assert (run_status(run).state, run_status(run).exit_code) == ("stopped", 75)
+    (run / "model").mkdir()
+    (run / "model" / "model.json").touch()
     assert (run_status(run).state, run_status(run).exit_code) == ("finished", 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RuntimeError("a defect"), 1),
+        (UsageError("a batch that cannot be shared"), 2),
+        (DataRefused("other data"), 4),
+        (EnvironmentProblem("no space left"), 5),
+    ],
+)
+def test_a_run_that_failed_says_so_and_is_not_gone_on_with(
+    run: Path, error: Exception, code: int
+) -> None:
+    save(run, 20)
+    with pytest.raises(type(error)), noted_end(run):
+        raise error
+    found = run_status(run)
+    assert (found.state, found.exit_code, found.step) == ("failed", code, 20)
+    assert str(error) in found.why
+    assert found.to_json()["exit_code"] == code
+
+
+def test_a_run_that_was_interrupted_goes_on(run: Path) -> None:
+    with pytest.raises(Interrupted), noted_end(run):
+        raise Interrupted("interrupted twice")
+    assert (run_status(run).state, run_status(run).exit_code) == ("stopped", 75)
 
 
 def test_checkpoints_are_verified(run: Path) -> None:
@@ -117,7 +157,10 @@ def test_a_run_in_this_process_is_running(run: Path) -> None:
 
 
 @pytest.mark.parametrize(("age_s", "state"), [(STALE_S / 2, "running"), (STALE_S * 2, "stopped")])
-def test_a_run_elsewhere_is_seen_by_its_heartbeat(run: Path, age_s: float, state: str) -> None:
+def test_a_run_elsewhere_is_seen_by_its_heartbeat(
+    run: Path, age_s: float, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "living", partial(living, watch_s=0.05))
     save(run, 10)
     with Claims(run / CLAIMS) as claims:
         claims.take("run")

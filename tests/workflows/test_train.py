@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from iris_cli.dataset.phantoms import write_phantom_dataset
 from iris_cli.dataset.raw import Case
 from iris_cli.errors import DataRefused, Stopped, UsageError
+from iris_cli.model.bank import load_bank
 from iris_cli.model.model import load_model
 from iris_cli.planning.overrides import apply_overrides
 from iris_cli.planning.plan import Plan, read_plan, write_plan
 from iris_cli.planning.training_sets import sets_for_training
-from iris_cli.training.checkpoint import BEST, LATEST, read_checkpoint
+from iris_cli.training.catalogue import read_catalogue
+from iris_cli.training.checkpoint import BEST, LATEST, read_checkpoint, write_best
+from iris_cli.workflows import manifest as manifest_module
 from iris_cli.workflows import train as workflow
 from iris_cli.workflows import validation as validation_module
+from iris_cli.workflows.manifest import predicted_memory
+from iris_cli.workflows.models import import_model
 from iris_cli.workflows.plan import plan as make_plan
 from iris_cli.workflows.preprocess import preprocess
-from iris_cli.workflows.train import TrainReport, export_model, train
+from iris_cli.workflows.train import TrainOptions, TrainReport, export_model, train
 from iris_cli.workflows.validation import InContextValidation
+from tests.model.released_files import config_of, weights_of, write
 
 NONE = InContextValidation(cases_per_set=0)
 STEPS = ("training.steps=2", "training.validate_every_steps=1")
@@ -70,7 +78,8 @@ def scores(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
 
 def go(folder: Path, workspace: Path, **options: Any) -> TrainReport:
     options.setdefault("overrides", STEPS)
-    return train(folder, workspace=workspace, workers=0, **options)
+    running = {key: options.pop(key) for key in ("device", "stop") if key in options}
+    return train(folder, TrainOptions(workspace, workers=0, **options), **running)
 
 
 def begun(folder: Path, workspace: Path, looks: int = 0, **options: Any) -> Path:
@@ -150,9 +159,63 @@ def test_a_run_of_an_earlier_version_exports_its_best(
     scores.update({1: 0.9, 2: 0.1})
     folder = go(tmp_path / "run", workspace).folder
     state = read_checkpoint(folder / LATEST)
-    del state["chooses_best"]
+    del state["chooses_best"], state["bank"]
+    best = read_checkpoint(folder / BEST)
+    del best["bank"], best["format"]
+    write_best(folder, best)
     monkeypatch.setattr(workflow, "read_newest", lambda _: (state, folder / LATEST))
-    assert "step 1 of 2" in load_model(export_model(folder)).card.notes
+    model = load_model(export_model(folder))
+    assert "step 1 of 2" in model.card.notes
+    assert load_bank(folder / "model", model) is None
+
+
+def test_every_process_that_trains_into_a_run_is_noted(tmp_path: Path, workspace: Path) -> None:
+    folder = begun(tmp_path / "run", workspace, looks=1, validation=NONE)
+    go(folder, workspace)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert [session["begun_step"] for session in manifest["sessions"]] == [0, 1]
+    for session in manifest["sessions"]:
+        assert session["packages"]["torch"] == torch.__version__
+        assert session["cpu"]
+        assert session["device_name"] is None
+    state = read_checkpoint(folder / LATEST)
+    assert manifest["data_fingerprint"] == state["data"]
+    assert manifest["plan_fingerprint"] == state["plan"]
+
+
+def test_a_run_begins_without_an_estimate_of_its_memory(
+    tmp_path: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no kernel for this")
+
+    monkeypatch.setattr(manifest_module, "estimate_training", fail)
+    folder = go(tmp_path / "run", workspace, overrides=STEPS, validation=NONE).folder
+    assert predicted_memory(folder) is None
+
+
+def test_a_run_that_cannot_begin_freezes_no_plan(tmp_path: Path, workspace: Path) -> None:
+    nothing = ["sets.p.train=[]"]
+    with pytest.raises(DataRefused, match="no set to train on"):
+        go(tmp_path / "run", workspace, overrides=nothing)
+    assert not (tmp_path / "run" / "plan.json").exists()
+
+
+def test_nothing_but_training_cases_is_opened(
+    tmp_path: Path, workspace: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tripwire: the other cases of the store cannot be read."""
+    copy = shutil.copytree(workspace, tmp_path / "ws")
+    store = plan.store_folder(copy, "p")
+    train_case, validate_case = plan.sets["p"].train[0], plan.sets["p"].validate_[0]
+    roles = {"train": plan.sets["p"].train[1:], "test": (train_case,)}
+    sets = {"p": plan.sets["p"].model_copy(update=roles)}
+    for case in (train_case, validate_case):
+        assert list(store.glob(f"{case}*")) or case == validate_case
+        for path in store.glob(f"{case}*"):
+            shutil.rmtree(path) if path.is_dir() else path.write_bytes(b"not to be read")
+    found = read_catalogue(sets_for_training(plan.model_copy(update={"sets": sets}), copy))
+    assert [case.name for case in found.sets[0].cases] == list(roles["train"])
 
 
 def test_a_run_without_checkpoint_has_no_model(tmp_path: Path, workspace: Path) -> None:
@@ -207,3 +270,24 @@ def test_a_task_that_fails_is_noted_and_the_others_go_on(
     assert 0 <= figures["seen"]["p"]["k2"]["mean"] <= 1
     assert "score" not in figures
     assert report.exported_step == 1
+
+
+def test_a_run_starts_from_registered_weights_by_their_name(
+    workspace: Path, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    weights = weights_of()
+    content = {"model": weights, "config": config_of()}
+    report = import_model(write(tmp_path / "w.pth", content), "released")
+    own = tmp_path / "plan.json"
+    write_plan(own, plan.model_copy(update={"network": report.card.network}))
+    frozen = ('training.freeze=["encoder.*"]', *STEPS)
+    options: dict[str, Any] = {"plan": own, "overrides": frozen, "validation": NONE}
+    trained = go(tmp_path / "run", workspace, init_from=Path("released"), **options)
+    state = load_model(trained.model).network.state_dict()
+    name = "encoder.inc.conv1.weight"
+    assert torch.equal(state[name], weights[name].half().float())
+    with pytest.raises(UsageError, match="no model 'relaesed'"):
+        go(tmp_path / "other", workspace, init_from=Path("relaesed"), **options)
+    with pytest.raises(DataRefused, match="do not fit"):
+        go(tmp_path / "third", workspace, init_from=Path("released"), validation=NONE)

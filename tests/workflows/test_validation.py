@@ -12,11 +12,14 @@ import pytest
 
 from iris_cli.dataset.phantoms import write_phantom_dataset
 from iris_cli.dataset.raw import read_raw_dataset
-from iris_cli.errors import DataRefused, UsageError
+from iris_cli.errors import DataRefused, Stopped, UsageError
 from iris_cli.files.publish import publish_json
 from iris_cli.files.schema import read_json
+from iris_cli.inference.case import Prediction
+from iris_cli.model.model import Model, ModelCard
 from iris_cli.network.iris_network import IrisNetwork
 from iris_cli.planning.plan import Plan, read_plan
+from iris_cli.volume.reading import read_labels
 from iris_cli.workflows import validation as module
 from iris_cli.workflows.plan import plan as make_plan
 from iris_cli.workflows.validation import InContextValidation, read_unseen_set
@@ -118,6 +121,86 @@ def test_figures_are_apart_for_seen_held_out_and_unseen(plan: Plan, workspace: P
     assert unseen["low"] <= unseen["mean"] <= unseen["high"]
     assert first["score"] == pytest.approx((held_out["mean"] + unseen["mean"]) / 2)
     assert again == first
+
+
+def test_classes_that_share_a_value_with_a_held_out_class_are_held_out(
+    plan: Plan, workspace: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(workspace, tmp_path / "ws")
+    path = copy / "raw" / "seen" / "dataset.json"
+    content = read_json(path)
+    labels = content["labels"]
+    labels["region"] = [labels["liver"], labels["spleen"]]
+    content["regions_class_order"] = list(range(1, len(labels)))
+    publish_json(path, content)
+    job = next(j for j in module._all_jobs(SETTINGS, holding_out(plan, "liver"), copy))
+    groups = {name: job.group(name) for name in ("liver", "region", "spleen")}
+    assert groups == {"liver": "held_out", "region": "held_out", "spleen": "seen"}
+
+
+@pytest.mark.parametrize("key", ["train", "validate_"])
+def test_a_test_case_that_a_plan_names_is_refused(
+    plan: Plan, workspace: Path, tmp_path: Path, key: str
+) -> None:
+    copy = shutil.copytree(workspace, tmp_path / "ws")
+    path = copy / "raw" / "seen" / "dataset.json"
+    content = read_json(path)
+    case = getattr(plan.sets["seen"], key)[0]
+    content["iris"]["roles"][case] = "test"
+    publish_json(path, content)
+    with pytest.raises(DataRefused, match="test cases of seen") as refused:
+        SETTINGS.bind(plan, copy, "cpu")
+    assert case in str(refused.value.found)
+
+
+def test_a_stop_ends_a_validation_between_two_windows(plan: Plan, workspace: Path) -> None:
+    class Stop:
+        reason = "SIGTERM"
+        looks = 0
+
+        @property
+        def requested(self) -> bool:
+            self.looks += 1
+            return self.looks > 3  # after the reference and the first windows
+
+    stop = Stop()
+    validate = replace(SETTINGS, references=(1,)).bind(plan, workspace, "cpu", stop)
+    assert validate is not None
+    with pytest.raises(Stopped, match="validation after step 7: SIGTERM"):
+        validate(network(plan), 7)
+    assert stop.looks == 4
+
+
+def test_voxels_that_the_truth_ignores_count_nowhere(
+    plan: Plan, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(workspace, tmp_path / "ws")
+    path = copy / "raw" / "seen" / "dataset.json"
+    content = read_json(path)
+    ignore = len(content["labels"])
+    content["labels"]["ignore"] = ignore
+    publish_json(path, content)
+    one = replace(SETTINGS, cases_per_set=1, references=(1,))
+    (job,) = module._jobs(one, "seen", plan.sets["seen"], path.parent)
+    truths = {module._label(query): read_labels(module._label(query)) for query in job.queries}
+    # The upper half is ignored, and wrongly predicted.
+    for volume in truths.values():
+        volume.array[len(volume.array) // 2 :] = ignore
+    first = job.raw.classes[0]
+
+    def read(path: Path) -> Any:
+        return truths.get(path) or read_labels(path)
+
+    def predict(model: Any, task: Any, image: Any, **_: Any) -> Any:
+        truth = next(t for t in truths.values() if t.array.shape == image.array.shape)
+        labels = np.where(truth.array == ignore, first.value, truth.array)
+        return Prediction(labels, {}, (), {}, 1)
+
+    monkeypatch.setattr(module, "read_labels", read)
+    monkeypatch.setattr(module, "predict_volume", predict)
+    card = ModelCard.of(network(plan), name="v", version="1", s0=plan.s0, patch=plan.patch)
+    _, table = job.dice(Model(network(plan), card), "cpu", lambda done, total: None)
+    assert np.nanmin(table) == 1.0
 
 
 def test_the_score_is_of_seen_classes_where_there_is_nothing_else() -> None:

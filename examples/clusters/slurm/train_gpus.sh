@@ -47,15 +47,17 @@ while wait "$child"; code=$?; [ -n "$signalled" ]; do signalled=; done
 # Requeueing ends this script by TERM, which must not come between.
 trap '' USR1 TERM
 
-# torchrun ends with 1 whatever its ranks ended with, so the run itself is asked: 75 is "can go on".
-# Where nobody asked it to stop, a node or a rank was lost: a few new starts, then somebody looks.
+# torchrun ends with 1 whatever its ranks ended with, so the run itself is asked: 75 is "can go on",
+# 5 that a rank was lost, or memory or disk. Where nobody asked it to stop there are a few new
+# starts, then somebody looks.
 if [ "$code" -ne 0 ]; then
   iris status "$run" -w "$workspace" --exit-code
   code=$?
 fi
 if [ "$asked" = no ] && [ "${SLURM_RESTART_COUNT:-0}" -ge 5 ]; then
   echo "ended by itself after ${SLURM_RESTART_COUNT} starts; not requeued" >&2
-elif [ "$code" -eq 75 ] && [ "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" = RUNNING ]; then
+elif { [ "$code" -eq 75 ] || [ "$code" -eq 5 ]; } &&
+  [ "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" = RUNNING ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"
