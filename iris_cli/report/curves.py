@@ -189,7 +189,7 @@ def _add_legend(figure: Figure, sets: Validation, counts: Mapping[str, Any]) -> 
 
 
 def _decorate(axes: Any, title: str) -> None:
-    axes.set_title(title, fontsize=9)
+    axes.set_title(title, fontsize=9, parse_math=False)
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.3)
     axes.set_xlabel("step", fontsize=7)

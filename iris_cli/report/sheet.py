@@ -79,7 +79,7 @@ def draw_sheet(path: Path, title: str, rows: Sequence[SheetRow]) -> Path:
         _draw_row(axes, row)
     for axes, heading in zip(grid[0], COLUMNS, strict=False):
         axes.set_title(heading, color="white", fontsize=10)
-    figure.suptitle(title, color="white", fontsize=11)
+    figure.suptitle(title, color="white", fontsize=11, parse_math=False)
     return publish(path, lambda temporary: figure.savefig(temporary, dpi=100, format="png"))
 
 
@@ -120,16 +120,15 @@ def _paint(axes: Any, mask: npt.NDArray[np.bool_], colour: tuple[float, ...]) ->
 def _name(axes: Any, row: SheetRow, colours: Sequence[tuple[float, ...]]) -> None:
     """What the row is, and its classes with the Dice of the patch."""
     axes.set_axis_off()
-    axes.text(0.0, 0.97, row.title, color="white", fontsize=9, va="top", transform=axes.transAxes)
+    # A dollar sign in a name is no formula.
+    plain = {"va": "top", "transform": axes.transAxes, "parse_math": False}
+    axes.text(0.0, 0.97, row.title, color="white", fontsize=9, **plain)
     shown = list(zip(row.classes, colours, strict=True))[:_NAMES_SHOWN]
     lines = [(_entry(item), colour) for item, colour in shown]
     if len(row.classes) > _NAMES_SHOWN:
         lines.append((f"and {len(row.classes) - _NAMES_SHOWN} more", (1.0, 1.0, 1.0)))
     for index, (text, colour) in enumerate(lines):
-        axes.text(
-            0.0, 0.78 - 0.078 * index, text, color=colour, fontsize=8, va="top",
-            transform=axes.transAxes,
-        )  # fmt: skip
+        axes.text(0.0, 0.78 - 0.078 * index, text, color=colour, fontsize=8, **plain)
 
 
 def _entry(item: SheetClass) -> str:

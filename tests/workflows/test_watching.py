@@ -82,13 +82,15 @@ def test_a_row_of_an_episode_that_shows_nothing(episodes: list[Episode]) -> None
     assert not row.truth.any()
 
 
-@pytest.mark.parametrize("name", ["a $class$ of {braces}", "odd $ sign"])
-def test_names_are_drawn_as_they_are(tmp_path: Path, episodes: list[Episode], name: str) -> None:
+def test_a_name_is_no_formula(tmp_path: Path, episodes: list[Episode]) -> None:
+    name = "a $\\formula$"
     episode = replace(episodes[0], names=(name, *episodes[0].names[1:]), source=name)
     batch = collate([episode])
     logits = torch.zeros(batch.query_masks.shape)
-    ContactSheets(tmp_path / name).episodes(1, [episode], batch, logits)
-    assert (tmp_path / name / SHEETS / "step-000001.png").exists()
+    run = tmp_path / name
+    run.mkdir()
+    ContactSheets(run).episodes(1, [episode], batch, logits)
+    assert (run / SHEETS / "step-000001.png").exists()
 
 
 class Broken(Observer):
