@@ -74,7 +74,7 @@ def test_a_damaged_file_is_refused_with_the_four_parts(
         (("import", "absent.pth", "--name", "../x"), 2, "not a name"),
         (("import", "absent.pth", "--name", "x", "--weights", "best"), 2, "ema or model"),
         (("download", "absent"), 2, "mass-base"),
-        (("export", "iris-small-1", "-o", "own.pth"), 2, ".safetensors"),
+        (("export", "iris-small-2", "-o", "own.pth"), 2, ".safetensors"),
     ],
 )
 def test_what_does_not_exist_is_a_usage_error(
