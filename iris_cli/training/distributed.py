@@ -192,7 +192,7 @@ class _Group:
             self._store, self.rank, self.world = next(iter(rendezvous("env://")))
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-                store=PrefixStore("group", self._store),
+                store=PrefixStore(f"group {_attempt()}", self._store),
                 rank=self.rank,
                 world_size=self.world,
                 timeout=self._timeout,
@@ -305,6 +305,11 @@ class _Group:
         """
         if self.backend == "gloo":
             dist.destroy_process_group()
+
+
+def _attempt() -> str:
+    """Which start of the ranks this is: addresses of an earlier one may still be in the store."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 
 
 def _pieces(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
