@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -246,12 +247,11 @@ class _KnownTask:
     def find(self, inputs: str) -> Task | None:
         """The task if it was made of `inputs` and is whole."""
         self.inputs = inputs
-        try:
+        # Where nothing is there, or nothing that can be believed, the task is encoded anew.
+        with contextlib.suppress(IrisError, OSError):
             task = read_task(self.path)
             if read_json(self.note) == self._noted(task):
                 self.task = task
-        except (IrisError, OSError):
-            pass  # nothing there, or nothing that can be believed
         return self.task
 
     def record(self, task: Task) -> None:
