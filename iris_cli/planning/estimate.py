@@ -96,7 +96,7 @@ def estimate_training(plan: Plan, device: Device = "cpu", *, ranks: int = 1) -> 
             patch=plan.patch,
             episodes=math.ceil(each / training.accumulation),
             references=training.task.references_max,
-            classes=training.task.classes_max,
+            classes=training.task.classes_max + (training.task.decoy_share > 0),
             recompute=training.recompute,
             gradients=min(each, training.accumulation) > 1,
             device=device,

@@ -168,6 +168,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                             one_reference_share=1.0,
                             classes_max=13,
                             union_probability=0.0,
+                            decoy_share=0.0,
                             same_image_share=0.0,
                             query_holds_class=0.5,
                         ),

@@ -60,7 +60,9 @@ def peak_of_step(step: StepShape) -> Peak:
         batch = collate([_episode(step, i) for i in range(step.episodes)])
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             logits, _ = model(batch)
-            loss = episode_loss(logits, batch.query_masks, batch.counted, batch.loss_valid)
+            loss = episode_loss(
+                logits, batch.query_masks, batch.counted, batch.loss_valid, batch.decoy
+            )
         loss.sum.backward()  # type: ignore[no-untyped-call]
     return live.peak
 

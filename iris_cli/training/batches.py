@@ -34,7 +34,7 @@ class Batch:
     reference_valid: (N, K) bool. share: (B, N, K) float, how the tokens of the references are
     averaged for each episode and class. query_masks: (B, K, P, P, P) bool.
     class_valid: (B, K) bool, real classes. loss_valid: (B, K) bool, annotated in the query.
-    counted: (B, P, P, P) bool.
+    counted: (B, P, P, P) bool. decoy: (B, K) bool, counted on the voxels of the classes alone.
     """
 
     query: torch.Tensor
@@ -46,6 +46,7 @@ class Batch:
     class_valid: torch.Tensor
     loss_valid: torch.Tensor
     counted: torch.Tensor
+    decoy: torch.Tensor
 
     def to(self, device: torch.device) -> Batch:
         moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)}
@@ -72,6 +73,7 @@ def collate(episodes: Sequence[Episode]) -> Batch:
         class_valid=share.sum(dim=1) > 0,
         loss_valid=torch.stack([_padded(e.query_valid, k, 0) for e in episodes]),
         counted=torch.stack([e.counted for e in episodes]),
+        decoy=torch.tensor([_decoy_row(e, k) for e in episodes], device=device),
     )
 
 
@@ -135,6 +137,11 @@ def _start_worker(_: int) -> None:
     # Ctrl-C reaches every process of a terminal; the training process decides what comes of it.
     ignore_in_worker()
     torch.set_num_threads(1)
+
+
+def _decoy_row(episode: Episode, k: int) -> list[bool]:
+    last = len(episode.names) - 1
+    return [episode.decoy and i == last for i in range(k)]
 
 
 def _padded(x: torch.Tensor, k: int, axis: int) -> torch.Tensor:

@@ -24,7 +24,7 @@ from iris_cli.training.settings import SetForTraining
 Points = npt.NDArray[np.int64]
 
 # Raise it where episodes of the same data come out otherwise: no begun run may go on with them.
-SAMPLER_VERSION = 2
+SAMPLER_VERSION = 3
 
 
 @dataclass(frozen=True)

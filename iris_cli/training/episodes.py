@@ -19,6 +19,7 @@ import torch
 from iris_cli.errors import DataRefused
 from iris_cli.training.augmentation import Curve, draw_curve, draw_zoom, render_look
 from iris_cli.training.catalogue import Catalogue
+from iris_cli.training.decoys import Decoy, draw_decoy, with_decoy
 from iris_cli.training.drafts import Draft, Kind
 from iris_cli.training.intensity import change_intensity
 from iris_cli.training.looks import Look
@@ -44,6 +45,7 @@ class Episode:
     query_valid: (K,) bool, annotated in the query and learned from a reference: only these carry
     loss. Seldom none is: the worker judges by what it reads, the warp has the last word.
     counted: (P, P, P) bool, voxels that carry loss.
+    decoy: whether the last class is none, but a mask beside the others (training.decoys).
     """
 
     index: int
@@ -58,6 +60,7 @@ class Episode:
     query_valid: torch.Tensor
     reference_valid: torch.Tensor
     counted: torch.Tensor
+    decoy: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class RawEpisode:
     looks: tuple[Look, ...]
     annotated: npt.NDArray[np.bool_]
     curve: Curve | None
+    decoy: Decoy | None
 
     def render(self, device: torch.device) -> Episode:
         """Render every look and judge what came out; nothing here waits for the device."""
@@ -88,7 +92,7 @@ class RawEpisode:
         shown = (voxels >= self.least) & (voxels <= REFERENCE_FILL_MAX * self.patch**3)
         reference_valid = shown & annotated[1:]
         counted = seen[0].counted
-        return Episode(
+        episode = Episode(
             index=self.index,
             kind=self.kind,
             source=self.source,
@@ -102,6 +106,7 @@ class RawEpisode:
             reference_valid=reference_valid,
             counted=counted,
         )
+        return episode if self.decoy is None else with_decoy(episode, self.decoy, self.least)
 
 
 class _Maker(Protocol):
@@ -200,6 +205,7 @@ class EpisodeSampler:
             looks.append(replace(look, image=half, fill=fill, zoom=zoom))
             images.append(image)
         curved = rng.random() < intensity.remap_probability
+        deceives = draft.kind == "real" and rng.random() < self.settings.task.decoy_share
         return RawEpisode(
             index=index,
             kind=draft.kind,
@@ -211,4 +217,5 @@ class EpisodeSampler:
             looks=tuple(looks),
             annotated=draft.annotated,
             curve=draw_curve(images, rng) if curved else None,
+            decoy=draw_decoy(rng, len(looks) - 1) if deceives else None,
         )

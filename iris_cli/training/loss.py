@@ -39,19 +39,25 @@ def episode_loss(
     masks: torch.Tensor,
     counted: torch.Tensor,
     valid: torch.Tensor,
+    decoy: torch.Tensor | None = None,
 ) -> Loss:
     """Loss of a batch of episodes.
 
     logits: (B, K, Z, Y, X) float. masks: the same shape, bool.
     counted: (B, Z, Y, X) bool, False where the query has the ignore label.
     valid: (B, K) bool, annotated in the query (padding is not).
+    decoy: (B, K) bool: counted on the voxels of the episode's classes alone, without a Dice in the
+    log (training.decoys).
     Per class: 1 - (2 TP + s) / (sum p + sum t + s), s = 1e-5, plus the mean cross-entropy; sums and
     means over counted voxels. What is not valid or not counted enters neither numerator nor mean;
     an episode with nothing to count enters neither sum nor number.
     """
     logits = logits.float().flatten(2)
     target = masks.flatten(2).float()
-    weight = counted.flatten(1)[:, None].float()
+    if decoy is None:
+        decoy = torch.zeros_like(valid)
+    organs = masks.flatten(2).any(dim=1, keepdim=True)
+    weight = counted.flatten(1)[:, None] & (organs | ~decoy[:, :, None])
     voxels = weight.sum(dim=2)
     entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
     entropy = (entropy * weight).sum(dim=2) / voxels.clamp(min=1)
@@ -64,14 +70,14 @@ def episode_loss(
     per_class = torch.where(used, per_class, torch.zeros_like(per_class))
     classes = used.sum(dim=1)
     per_episode = per_class.sum(dim=1) / classes.clamp(min=1)
-    dice = _hard_dice(logits.detach(), target, weight, used)
+    dice = _hard_dice(logits.detach(), target, weight, used & ~decoy)
     return Loss(per_episode.sum(), (classes > 0).sum(), dice)
 
 
 def _hard_dice(
     logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, used: torch.Tensor
 ) -> torch.Tensor:
-    found = (logits > 0).float() * weight
+    found = ((logits > 0) & weight).float()
     size = found.sum(dim=2) + target.sum(dim=2)
     dice = 2 * (found * target).sum(dim=2) / size.clamp(min=1)
     return torch.where(used & (size > 0), dice, torch.full_like(dice, float("nan")))

@@ -142,6 +142,9 @@ class TaskSettings(Record):
     """Share of query crops placed on a class of the episode; the rest lie anywhere."""
     reference_voxels_min: Annotated[int, Field(ge=1)] = 8
     """A class with fewer voxels in a reference crop is not learned from it."""
+    decoy_share: Share = 0.15
+    """Share of real episodes with a mask beside the classes as one more class, half of them with it
+    alone; it must not be answered with the classes."""
     body_share: Share = 0.25
     """Share of pseudo episodes that ask for ellipsoids placed without looking at the image (the
     rest: regions found in it)."""

@@ -113,7 +113,9 @@ class Stepper:
         batch = collate(episodes).to(device)
         with compute_in(self._autocast, device):
             logits, tokens = self._model(batch)
-            loss = episode_loss(logits, batch.query_masks, batch.counted, batch.loss_valid)
+            loss = episode_loss(
+                logits, batch.query_masks, batch.counted, batch.loss_valid, batch.decoy
+            )
         loss.sum.backward()  # type: ignore[no-untyped-call]
         if show is not None:
             show(episodes, batch, logits.detach())

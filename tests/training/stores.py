@@ -113,7 +113,7 @@ def training(**changes: Any) -> TrainingSettings:
         "steps": 6,
         "batch": 2,
         "optimiser": OptimiserSettings(warmup=2),
-        "task": TaskSettings(classes_max=3, references_max=2),
+        "task": TaskSettings(decoy_share=0, classes_max=3, references_max=2),
         "log_every": 2,
         "precision": "float32",
     }

@@ -126,7 +126,7 @@ def test_query_and_references_come_from_different_subjects(
         return look(self, found, chosen, *rest)
 
     monkeypatch.setattr(real.RealTasks, "_look", spy)
-    task = TaskSettings(same_image_share=0, references_max=2)
+    task = TaskSettings(decoy_share=0, same_image_share=0, references_max=2)
     made = sampler([whole(store)], mixing=only("real"), task=task)
     for g in range(30):
         made.episode(g)
@@ -161,7 +161,7 @@ def test_images_and_masks_of_real_episodes_lie_on_each_other(tmp_path: Path) -> 
 
 
 def test_unions_are_asked_for_and_cover_their_members(tmp_path: Path) -> None:
-    task = TaskSettings(union_probability=1, class_drop=0, classes_max=6)
+    task = TaskSettings(decoy_share=0, union_probability=1, class_drop=0, classes_max=6)
     made = sampler([balls(tmp_path)], mixing=only("real"), task=task)
     unions = 0
     for g in range(20):
@@ -180,7 +180,7 @@ def test_classes_not_annotated_in_the_query_carry_no_loss(tmp_path: Path) -> Non
     store = tmp_path / "s"
     write_view(store, "a", seed=0)
     write_view(store, "b", seed=1, not_annotated=("left", "both"))
-    task = TaskSettings(same_image_share=0, union_probability=0.5, class_drop=0)
+    task = TaskSettings(decoy_share=0, same_image_share=0, union_probability=0.5, class_drop=0)
     made = sampler([whole(store)], mixing=only("real"), task=task)
     names = Counter()
     for g in range(40):
@@ -213,7 +213,7 @@ def test_the_ignore_label_is_not_counted(tmp_path: Path) -> None:
 
 def test_mirrored_images_exchange_the_classes_of_a_pair(tmp_path: Path) -> None:
     item = balls(tmp_path, mirror_pairs=(("left", "right"),))
-    task = TaskSettings(same_image_share=0, union_probability=0, query_holds_class=1)
+    task = TaskSettings(decoy_share=0, same_image_share=0, union_probability=0, query_holds_class=1)
     made = sampler([item], mixing=only("real"), task=task, geometry=still(), intensity=NO_INTENSITY)
     levels, sides = Counter(), 0
     for g in range(60):

@@ -52,7 +52,7 @@ def test_repainting_gives_a_class_its_level_and_the_background_a_curve() -> None
 
 
 def test_a_scene_always_works_out_and_its_masks_lie_on_its_images() -> None:
-    tasks = SyntheticTasks(training(task=TaskSettings(references_max=2)), SIZE, None)
+    tasks = SyntheticTasks(training(task=TaskSettings(decoy_share=0, references_max=2)), SIZE, None)
     separable = 0
     for seed in range(10):
         draft = tasks.draw_scene(np.random.default_rng(seed))
@@ -71,7 +71,10 @@ def test_a_repainted_label_map_stays_under_its_image_where_the_store_is_finer(
     tmp_path: Path,
 ) -> None:
     """Beyond twice the patch's resolution images are halved; the labels must come along."""
-    changes = {"geometry": still(), "task": TaskSettings(union_probability=0, class_drop=0)}
+    changes = {
+        "geometry": still(),
+        "task": TaskSettings(decoy_share=0, union_probability=0, class_drop=0),
+    }
     settings = training(**changes)
     settings = settings.model_copy(
         update={"geometry": settings.geometry.model_copy(update={"scale_min": 2, "scale_max": 2})}
