@@ -29,6 +29,8 @@ CURVE_POINTS = 256
 CURVE_CONTROLS = (5, 10)
 # Share of simulated low resolutions that blur one axis alone, as thick slices do.
 ONE_AXIS = 0.5
+# A voxel nearer to the fill than this, in units of the normalised image, is empty.
+EMPTY = 1e-3
 # Every so many voxels are looked at to find the range of intensities.
 SAMPLE_EVERY = 17
 
@@ -47,24 +49,27 @@ class Rendered:
     """One image of an episode on the patch.
 
     image: (P, P, P) float32. masks: (K, P, P, P) bool. counted: (P, P, P) bool, carries loss.
+    filled: (P, P, P) bool, neither beyond the scan nor empty as what lies there.
     """
 
     image: torch.Tensor
     masks: torch.Tensor
     counted: torch.Tensor
+    filled: torch.Tensor
 
 
 def render_look(look: Look, patch: int, curve: Curve | None, device: torch.device) -> Rendered:
     """Warp a look's image and masks to the patch, then change the image as was drawn for it."""
     where = positions(look.view, patch, device)
     image = sample_image(look.image, look.image_frame, where, look.fill)
+    filled = (image - look.fill).abs() > EMPTY
     if look.zoom is not None:
         image = lower_resolution(image, look.zoom)
     if curve is not None:
         image = apply_curve(image, curve)
     table = torch.from_numpy(look.table).to(device, non_blocking=True)
     masks = sample_masks(look.labels, look.label_frame, where, table)
-    return Rendered(image, masks[:-1], ~masks[-1])
+    return Rendered(image, masks[:-1], ~masks[-1], filled)
 
 
 def lower_resolution(image: torch.Tensor, zoom: Sequence[float]) -> torch.Tensor:

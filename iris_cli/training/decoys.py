@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from iris_cli.training.episodes import Episode
 
 NAME = "decoy"
-# How far a copy of the classes is moved, and semi-axes of an ellipsoid, as parts of the patch.
-SHIFT = (0.2, 0.5)
+# In parts of the patch: how far a copy of the classes is moved, centre and semi-axes of an ellipsoid.
+SHIFT = (0.12, 0.4)
+CENTRES = (0.2, 0.8)
 RADII = (0.06, 0.22)
 # This part of the decoys is asked for alone; the rest beside the classes.
 ALONE_SHARE = 0.5
@@ -51,19 +52,21 @@ def draw_decoy(rng: np.random.Generator, references: int) -> Decoy:
     return Decoy(
         alone=bool(rng.random() < ALONE_SHARE),
         shifts=directions * rng.uniform(*SHIFT, (references, 1)),
-        centres=rng.uniform(0.1, 0.9, (references, 3)) if rng.random() < ELLIPSOID_SHARE else None,
+        centres=rng.uniform(*CENTRES, (references, 3)) if rng.random() < ELLIPSOID_SHARE else None,
         radii=rng.uniform(*RADII, 3),
     )
 
 
-def with_decoy(episode: Episode, decoy: Decoy, least: int) -> Episode:
+def with_decoy(episode: Episode, decoy: Decoy, filled: torch.Tensor, least: int) -> Episode:
     """The episode with one class more, the decoy; it is the last one.
 
-    least: voxels that it needs in a reference to be learned from it. Nothing here waits for the
-    device.
+    filled: (R, P, P, P) bool, where a reference shows something: a mask over nothing asks nothing.
+    least: voxels that a decoy needs in a reference to be learned from it. Nothing here waits for
+    the device.
     """
     organs = episode.reference_masks.any(dim=1)
-    masks = torch.stack([_mask(decoy, i, organ) & ~organ for i, organ in enumerate(organs)])
+    masks = torch.stack([_mask(decoy, i, organ) for i, organ in enumerate(organs)])
+    masks = masks & ~organs & filled
     voxels = masks.flatten(1).sum(dim=1)
     shown = (voxels >= least) & (voxels <= FILL_MAX * masks[0].numel())
     known = episode.query_valid

@@ -106,7 +106,10 @@ class RawEpisode:
             reference_valid=reference_valid,
             counted=counted,
         )
-        return episode if self.decoy is None else with_decoy(episode, self.decoy, self.least)
+        if self.decoy is None:
+            return episode
+        filled = torch.stack([r.filled for r in seen[1:]])
+        return with_decoy(episode, self.decoy, filled, self.least)
 
 
 class _Maker(Protocol):

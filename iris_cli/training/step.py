@@ -16,7 +16,7 @@ from iris_cli.training.episodes import Episode
 from iris_cli.training.log import Tally
 from iris_cli.training.loss import Loss, episode_loss
 from iris_cli.training.optimiser import learning_rate, set_learning_rate
-from iris_cli.training.precision import autocast_type, compute_in
+from iris_cli.network.precision import autocast_type, compute_in
 from iris_cli.training.state import Run
 
 Model = Callable[[Batch], tuple[torch.Tensor, list[torch.Tensor]]]

@@ -17,6 +17,7 @@ from iris_cli.training.settings import TaskSettings
 from tests.training.stores import balls, only, training
 
 SIZE = 16
+EVERYWHERE = torch.ones((1, SIZE, SIZE, SIZE), dtype=torch.bool)
 
 
 def cube(low: int, high: int) -> torch.Tensor:
@@ -48,7 +49,7 @@ def copy(*, alone: bool, shift: tuple[float, float, float] = (0.5, 0.25, 0.0)) -
 
 
 def test_a_copy_has_the_shape_of_the_classes_and_lies_beside_them() -> None:
-    made = with_decoy(episode(), copy(alone=False), 8)
+    made = with_decoy(episode(), copy(alone=False), EVERYWHERE, 8)
     expected = torch.zeros((SIZE, SIZE, SIZE), dtype=torch.bool)
     expected[9:13, 5:9, 1:5] = True
     assert torch.equal(made.reference_masks[0, 1], expected)
@@ -60,38 +61,46 @@ def test_a_copy_has_the_shape_of_the_classes_and_lies_beside_them() -> None:
 
 @pytest.mark.parametrize("shift", [(0.0, 0.1, -0.1), (-0.05, 0.0, 0.0)])
 def test_what_lies_over_a_class_is_cut_off(shift: tuple[float, float, float]) -> None:
-    made = with_decoy(episode(), copy(alone=False, shift=shift), 1)
+    made = with_decoy(episode(), copy(alone=False, shift=shift), EVERYWHERE, 1)
     assert not (made.reference_masks[0, 0] & made.reference_masks[0, 1]).any()
     assert made.reference_masks[0, 1].any()
 
 
 def test_an_ellipsoid_has_its_centre_and_radii() -> None:
     decoy = Decoy(False, np.zeros((1, 3)), np.full((1, 3), 0.75), np.array([0.25, 0.125, 0.0625]))
-    found = torch.nonzero(with_decoy(episode(), decoy, 8).reference_masks[0, 1])
+    found = torch.nonzero(with_decoy(episode(), decoy, EVERYWHERE, 8).reference_masks[0, 1])
     assert (found.float().mean(dim=0) + 0.5).tolist() == pytest.approx([12, 12, 12])
     # Semi-axes 4, 2, 1: half a voxel off the axis in y and x the ellipsoid still reaches 3.3 in z.
     assert (found.max(dim=0).values - found.min(dim=0).values + 1).tolist() == [6, 4, 2]
 
 
 def test_alone_the_classes_are_not_asked_for() -> None:
-    made = with_decoy(episode(), copy(alone=True), 8)
+    made = with_decoy(episode(), copy(alone=True), EVERYWHERE, 8)
     assert made.reference_valid.tolist() == [[False, True]]
     assert made.query_valid.tolist() == [False, True]
 
 
 def test_a_decoy_that_left_the_patch_changes_nothing_that_is_asked_for() -> None:
-    made = with_decoy(episode(), copy(alone=True, shift=(0.0, 0.0, -0.4)), 8)
+    made = with_decoy(episode(), copy(alone=True, shift=(0.0, 0.0, -0.4)), EVERYWHERE, 8)
     assert made.reference_valid.tolist() == [[True, False]]
     assert made.query_valid.tolist() == [True, False]
 
 
+def test_a_decoy_lies_where_the_reference_shows_something() -> None:
+    filled = EVERYWHERE.clone()
+    filled[:, 11:] = False
+    made = with_decoy(episode(), copy(alone=False), filled, 8)
+    assert made.reference_masks[0, 1].sum() == 2 * 4 * 4
+    assert not made.reference_masks[0, 1, 11:].any()
+
+
 def test_without_a_known_class_in_the_query_there_is_no_decoy() -> None:
-    made = with_decoy(episode(known=False), copy(alone=True), 8)
+    made = with_decoy(episode(known=False), copy(alone=True), EVERYWHERE, 8)
     assert made.query_valid.tolist() == [False, False]
 
 
 def test_the_loss_counts_a_decoy_on_the_classes_alone() -> None:
-    batch = collate([with_decoy(episode(), copy(alone=True), 8)])
+    batch = collate([with_decoy(episode(), copy(alone=True), EVERYWHERE, 8)])
     organ = batch.query_masks[0, 0]
 
     def loss(inside: float, outside: float) -> float:
