@@ -27,7 +27,7 @@ write_plan() {
 alike() {
   options=()
   setting precision=bfloat16 checkpoint_every_s=180 optimiser.name=adamw task.classes_max=8 \
-    intensity.brightness_probability=0.1 intensity.contrast_probability=0.1 \
+    task.decoy_share=0 intensity.brightness_probability=0.1 intensity.contrast_probability=0.1 \
     intensity.gamma_probability=0.1 intensity.inverted_gamma_probability=0.02 \
     intensity.remap_probability=0.02
 }

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from iris_cli.training.episodes import Episode
 
 NAME = "decoy"
-# In parts of the patch: how far a copy of the classes is moved, centre and semi-axes of an ellipsoid.
+# In parts of the patch: how far a copy is moved, centre and semi-axes of an ellipsoid.
 SHIFT = (0.12, 0.4)
 CENTRES = (0.2, 0.8)
 RADII = (0.06, 0.22)
