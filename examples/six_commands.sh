@@ -12,7 +12,7 @@ done
 iris plan hippocampus openkbp -w "$workspace" --set training.steps=60 \
   --set training.optimiser.lr=0.0003 --set training.precision=bfloat16
 iris preprocess -w "$workspace" -j 2
-model=$(python -c 'import iris_cli.weights as w, pathlib; print(pathlib.Path(w.__file__).parent / "iris-small-2")')
+model=$(python -c 'import iris_cli.weights as w, pathlib; print(pathlib.Path(w.__file__).parent / "iris-small-3")')
 iris train short -w "$workspace" --init-from "$model" --validate-cases 1
 
 # References are training cases; queries are the validation cases, which lie in imagesTr too.

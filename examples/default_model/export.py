@@ -7,7 +7,7 @@ from pathlib import Path
 
 from iris_cli.workflows.train import export_model
 
-NAME = "iris-small-2"
+NAME = "iris-small-3"
 LICENCE = (
     "CC BY-SA 4.0 (the share-alike licence of a part of the training data; the code of iris is "
     "Apache-2.0)"

@@ -83,15 +83,26 @@ setting seed=14 steps=1700 ema=0.995 \
   task.one_reference_share=0.5 task.query_holds_class=0.8 task.body_share=0.35
 write_plan fourth "${sets[@]}" phantoms
 
-iris preprocess -w "$workspace" --plan "$workspace/plans/fourth.json" -q
+# 5. Decoys: a mask beside the organ must not be answered with the organ.
+everything
+weight openkbp=9.09 hippocampus=5.5 phantoms=1.84 sts_mr=2.24 prostate_mr_sim=0.59 \
+  prostate_us_sim=0.59 ms_lesions=1.5 spinal_cord=1.5 spine=1.41 lung=2 spleen=2 plant_cells=0.87 \
+  embryo_nuclei=1.06 unlabelled=1.07
+mix 0.86 0.1 0.04
+setting seed=15 steps=1500 ema=0.995 \
+  optimiser.lr=2.4e-4 optimiser.warmup=40 optimiser.final_lr_ratio=0.03 \
+  task.one_reference_share=0.5 task.query_holds_class=0.8 task.body_share=0.5 task.decoy_share=0.3
+write_plan fifth "${sets[@]}" phantoms
+
+iris preprocess -w "$workspace" --plan "$workspace/plans/fifth.json" -q
 previous=
-for stage in first second third fourth; do
+for stage in first second third fourth fifth; do
   start=()
   [ -z "$previous" ] || start=(--init-from "$workspace/runs/$previous/checkpoint_latest.pt")
   # The last one is not validated: its end ships, not the step at which one set looked best.
-  case $stage in first | fourth) cases=0 ;; *) cases=1 ;; esac
+  case $stage in first | fifth) cases=0 ;; *) cases=1 ;; esac
   iris train "$stage" -w "$workspace" --plan "$workspace/plans/$stage.json" "${start[@]}" \
     --validate-cases "$cases" --device "$device" --threads "$OMP_NUM_THREADS" -j 1
   previous=$stage
 done
-python "$here/export.py" "$workspace/runs/fourth" "$workspace/iris-small-2"
+python "$here/export.py" "$workspace/runs/fifth" "$workspace/iris-small-3"

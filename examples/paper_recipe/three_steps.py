@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from iris_cli.dataset.phantoms import write_phantom_dataset
+from iris_cli.network.precision import autocast_type
 from iris_cli.planning.estimate import TrainingEstimate, estimate_step
 from iris_cli.planning.plan import Plan
 from iris_cli.planning.step_shape import StepShape
@@ -29,7 +30,6 @@ from iris_cli.training.catalogue import read_catalogue
 from iris_cli.training.distributed import ALONE
 from iris_cli.training.episodes import Episode, EpisodeSampler
 from iris_cli.training.log import Tally
-from iris_cli.training.precision import autocast_type
 from iris_cli.training.state import Run
 from iris_cli.training.step import EpisodeNetwork, Stepper
 from iris_cli.workflows.plan import plan as make_plan
