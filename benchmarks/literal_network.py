@@ -239,7 +239,8 @@ class StageEncoder(nn.Module):
             features = F.instance_norm(features, eps=1e-5)
         full = _upsampled(features, masks.shape[2:])
         size = masks.sum(dim=(2, 3, 4)).clamp(min=1)
-        return torch.einsum("bczyx,bkzyx->bkc", full, masks) / size[:, :, None]
+        # einsum would copy the up-sampled features once more, which no definition asks for.
+        return torch.bmm(masks.flatten(2), full.flatten(2).transpose(1, 2)) / size[:, :, None]
 
     def context_map(self, features: Tensor, masks: Tensor) -> Tensor:
         """The reference as seen through each mask: (B * K, C, d, h, w)."""

@@ -25,9 +25,9 @@ from benchmarks.literal_network import LiteralNetwork
 from benchmarks.results_table import publish, spread
 from iris_cli.network.config import NetworkConfig
 from iris_cli.network.iris_network import IrisNetwork
+from iris_cli.network.precision import autocast_type, compute_in
 from iris_cli.training.loss import episode_loss
 from iris_cli.training.optimiser import AveragedWeights, build_optimiser
-from iris_cli.training.precision import autocast_type, compute_in
 from iris_cli.training.settings import OptimiserSettings
 
 TARGET = 2.5

@@ -19,9 +19,11 @@ Decisions that the form leaves open:
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +31,18 @@ import numpy as np
 import pydantic
 
 from dataset_conversion import msd
-from dataset_conversion.raw_set import Conversion, RawSet, SourceCase, Split, write_raw_set
+from dataset_conversion.facts import SetFacts, Verified
+from dataset_conversion.family import Member, Members, SetFamily
+from dataset_conversion.raw_set import Split
+from dataset_conversion.scan import Deviation, FoundCase, PublicSet, Scan
+from dataset_conversion.source_tree import SourceTree
 from iris_cli.dataset.building import TransferMode
 from iris_cli.dataset.classes import read_modality
 from iris_cli.dataset.dataset_json import Role
 from iris_cli.dataset.label_files import order_of_overlaps
-from iris_cli.dataset.layout import list_volumes
 from iris_cli.errors import DataRefused, UsageError
 from iris_cli.files.schema import parse_record, read_json
-from iris_cli.volume.reading import read_labels, volume_name
+from iris_cli.volume.reading import is_volume, read_labels, volume_name
 
 INFO, SPLITS = "info.json", "splits.json"
 
@@ -82,14 +87,16 @@ class Info(pydantic.BaseModel):
     known_defects: list[str] = pydantic.Field(default_factory=list)
 
 
-def convert(source: Path, target: Path, *, mode: TransferMode = TransferMode.COPY) -> Conversion:
-    """Convert one set into the raw folder `target`, or a folder of sets into folders below it.
+@contextmanager
+def _open(source: Path, target: Path, mode: TransferMode) -> Iterator[Members]:
+    """One set, or a folder of sets, which become folders below `target`.
 
-    Sets without `images/` are left out of a folder of sets with a note.
+    Sets without `images/` are left out of a folder of sets and said.
     raises UsageError where there is no info.json, DataRefused where a set contradicts itself.
     """
     if (source / INFO).is_file():
-        return _convert_set(source, target, mode)
+        yield Members(tuple(_set_in(source).members(target)))
+        return
     if not source.is_dir():
         raise UsageError("no such folder", file=source, fix="check the path")
     sets = sorted(folder for folder in source.iterdir() if (folder / INFO).is_file())
@@ -100,23 +107,14 @@ def convert(source: Path, target: Path, *, mode: TransferMode = TransferMode.COP
             expected="images/, labels/ and info.json",
             fix="give the folder that holds info.json",
         )
-    notes = [
-        f"{folder.name}: not laid out as images/ + labels/, left out"
-        for folder in sets
-        if not (folder / "images").is_dir()
-    ]
-    done = [
-        _convert_set(folder, target / folder.name, mode)
-        for folder in sets
-        if (folder / "images").is_dir()
-    ]
-    return Conversion(
-        tuple(folder for conversion in done for folder in conversion.folders),
-        (*notes, *(note for conversion in done for note in conversion.notes)),
-    )
+    whole = [folder for folder in sets if (folder / "images").is_dir()]
+    found = [member for folder in whole for member in _set_in(folder).members(target / folder.name)]
+    others = tuple(folder.name for folder in sets if folder not in whole)
+    message = "not laid out as images/ + labels/, left out"
+    yield Members(tuple(found), (Deviation(message, others),) if others else ())
 
 
-def _convert_set(source: Path, target: Path, mode: TransferMode) -> Conversion:
+def _set_in(source: Path) -> _InfoSet:
     info = parse_record(read_json(source / INFO), Info, file=source / INFO)
     if not (source / "images").is_dir():
         raise UsageError(
@@ -125,8 +123,7 @@ def _convert_set(source: Path, target: Path, mode: TransferMode) -> Conversion:
             fix="make volumes of DICOM folders first, for example with dcm2niix",
         )
     splits = _read_splits(source.parent / SPLITS).get(source.name, info.cases)
-    converter = _SetConverter(source, source.name, info, splits, mode)
-    return converter.convert(target)
+    return _InfoSet(source, info, splits)
 
 
 def _read_splits(path: Path) -> dict[str, dict[str, list[str]]]:
@@ -145,31 +142,71 @@ def _read_splits(path: Path) -> dict[str, dict[str, list[str]]]:
 
 
 @dataclass(frozen=True)
-class _SetConverter:
+class _InfoSet:
     source: Path
-    set_name: str
     info: Info
     splits: Mapping[str, Sequence[str]]
-    mode: TransferMode
 
-    def convert(self, target: Path) -> Conversion:
+    def members(self, target: Path) -> Iterator[Member]:
+        """One raw data set, or one per label table."""
         tables = self._tables()
-        images = {volume_name(path): path for path in list_volumes(self.source / "images")}
-        self._refuse_missing(images)
-        folders, notes = [], []
         for first, labels in tables.items():
-            names = [name for name in images if self._table_of(name, tables) == first]
-            ending = _one_ending([images[name] for name in names], self.source)
-            raw = self._raw_set(labels, [images[name] for name in names], ending)
-            several = len(tables) > 1
-            folder = target.with_name(f"{target.name}_{first}") if several else target
-            folders.append(write_raw_set(folder, raw, self.mode))
-            if several:
-                notes.append(f"{self.set_name}: the labels of {first} have their own table")
-        unlisted = sorted(set(images) - {n for names in self.splits.values() for n in names})
+            folder = target.with_name(f"{target.name}_{first}") if len(tables) > 1 else target
+            facts = self._facts(folder.name)
+            scan = functools.partial(self.scan, facts=facts, labels=labels, first=first)
+            yield Member(PublicSet(facts, scan), self.source, folder)
+
+    def scan(
+        self, tree: SourceTree, *, facts: SetFacts, labels: Mapping[str, str], first: str
+    ) -> Scan:
+        """The cases of one label table."""
+        images = _volumes(tree, "images")
+        label_maps = _volumes(tree, "labels")
+        self._refuse_missing(images)
+        tables = self._tables()
+        mine = [name for name in images if self._table_of(name, tables) == first]
+        labelled = {name: label_maps[name] for name in mine if name in label_maps}
+        classes, has_regions = self._classes(labels, list(labelled.values()), set(mine))
+        texts = {name: self._modality_text(name) for name in mine}
+        kinds = {read_modality(text) for text in texts.values()}
+        channel = _channel_name(next(iter(texts.values()))) if len(kinds) == 1 else "mixed"
+        cases = [
+            replace(
+                self._case(name, images[name], labelled.get(name)),
+                modality=_channel_name(texts[name]) if len(kinds) > 1 else None,
+                not_annotated=self._not_annotated(name, classes, labels, texts)
+                if name in labelled
+                else (),
+            )
+            for name in mine
+        ]
+        unlisted = sorted(set(mine) - {n for listed in self.splits.values() for n in listed})
+        deviations = []
+        if len(tables) > 1:
+            deviations.append(Deviation(f"the labels of {first} have their own table"))
         if unlisted and self.splits:
-            notes.append(f"{self.set_name}: in no list, not trained on: {', '.join(unlisted)}")
-        return Conversion(tuple(folders), tuple(notes))
+            deviations.append(Deviation("in no list, not trained on", tuple(unlisted)))
+        order = tuple(_order(classes)) if has_regions else None
+        found = replace(facts, channels=(channel,), labels=classes, regions_class_order=order)
+        return Scan(found, tuple(cases), tuple(deviations))
+
+    def _facts(self, name: str) -> SetFacts:
+        info = self.info
+        changed = (f"changed by its publisher: {info.changed}",) if info.changed else ()
+        return SetFacts(
+            name=name,
+            title=info.name or self.source.name,
+            channels=(),
+            labels={},
+            licence=info.licence or "",
+            page=info.source or "",
+            layout="images/, labels/, info.json",
+            sources=(INFO,),
+            subjects="as info.json says, else by the names of the cases",
+            citation=info.citation,
+            verified=Verified.ARCHIVE,
+            defects=(*info.known_defects, *changed),
+        )
 
     def _tables(self) -> dict[str, dict[str, str]]:
         """Label tables (value -> name) by the first case they are for."""
@@ -193,46 +230,21 @@ class _SetConverter:
         missing = sorted(listed - set(images))
         if missing or not images:
             raise DataRefused(
-                f"{self.set_name}: cases of the lists have no image",
+                f"{self.source.name}: cases of the lists have no image",
                 file=self.source / "images",
                 found=", ".join(missing[:10]) or "no image at all",
                 expected=f"{len(listed)} cases",
                 fix="complete the folder, or correct the lists",
             )
 
-    def _raw_set(self, labels: Mapping[str, str], images: list[Path], ending: str) -> RawSet:
-        labelled = [path for path in images if self._label(path) is not None]
-        classes, regions = self._classes(labels, labelled)
-        texts = {volume_name(path): self._modality_text(volume_name(path)) for path in images}
-        kinds = {read_modality(text) for text in texts.values()}
-        channel = _channel_name(next(iter(texts.values()))) if len(kinds) == 1 else "mixed"
-        names = _class_names(labels.values())
-        cases = [self._case(path, classes, names, texts, len(kinds) > 1) for path in images]
-        facts = self.info.model_dump(include={"licence", "source", "citation"})
-        extra = {"name": self.info.name or self.set_name, "description": self.info.changed}
-        return RawSet(
-            channel_names=(channel,),
-            labels=classes,
-            cases=cases,
-            file_ending=ending,
-            regions_class_order=_order(classes) if regions else None,
-            facts=facts,
-            extra={key: value for key, value in extra.items() if value},
-            description=self.source / INFO,
-        )
-
-    def _label(self, image: Path) -> Path | None:
-        path = self.source / "labels" / image.name
-        return path if path.is_file() else None
-
     def _classes(
-        self, labels: Mapping[str, str], labelled: list[Path]
+        self, labels: Mapping[str, str], labelled: Sequence[Path], cases: set[str]
     ) -> tuple[dict[str, int | list[int]], bool]:
         """The label table by class name, and whether it has regions."""
         instances = [text for value, text in labels.items() if not value.isdecimal()]
         if instances:
-            values = self._values_found(labelled)
-            names = self._instance_classes(labels) or {_instance_noun(instances[0]): set()}
+            values = _values_found(labelled)
+            names = _instance_classes(labels, cases) or {_instance_noun(instances[0]): set()}
             return {name: list(values) for name in names}, True
         names_by_text = _class_names(labels.values())
         texts = _unique_texts(labels)
@@ -244,48 +256,10 @@ class _SetConverter:
         regions = _regions(labels)
         return {**table, **regions}, bool(regions)
 
-    def _instance_classes(self, labels: Mapping[str, str]) -> dict[str, set[str]]:
-        """Classes of instances and the cases that have them, where the label table names both."""
-        texts = [text for value, text in labels.items() if not value.isdecimal()]
-        found = [match for text in texts for match in _INSTANCES_OF_CASES.findall(text)]
-        if len(found) < 2:
-            return {}
-        named = {
-            _INSTANCE_NOUNS.get(noun.lower(), noun): {case.strip() for case in cases.split(",")}
-            for noun, cases in found
-        }
-        images = {volume_name(path) for path in list_volumes(self.source / "images")}
-        return named if set().union(*named.values()) <= images else {}
-
-    def _values_found(self, labelled: list[Path]) -> list[int]:
-        found: set[int] = set()
-        for image in labelled:
-            array = read_labels(self.source / "labels" / image.name).array
-            found |= {int(value) for value in np.unique(array)}
-        return sorted(found - {0})
-
-    def _case(
-        self,
-        image: Path,
-        classes: Mapping[str, object],
-        names: Mapping[str, str],
-        texts: Mapping[str, str],
-        mixed: bool,
-    ) -> SourceCase:
-        case, label = volume_name(image), self._label(image)
-        role = self._role(case) if label is not None else "unlabelled"
-        return SourceCase(
-            name=case,
-            images=(image,),
-            label=label,
-            role=role,
-            split=self._split(case, role),
-            subject=self._subject(case),
-            modality=_channel_name(texts[case]) if mixed else None,
-            not_annotated=self._not_annotated(case, classes, names, texts[case])
-            if label is not None
-            else (),
-        )
+    def _case(self, name: str, image: Path, label: Path | None) -> FoundCase:
+        role = self._role(name) if label is not None else "unlabelled"
+        split = self._split(name, role)
+        return FoundCase(name, (image,), label, subject=self._subject(name), split=split, role=role)
 
     def _role(self, case: str) -> Role:
         for key, role in _ROLE_OF_LIST.items():
@@ -306,7 +280,7 @@ class _SetConverter:
         if stated:
             return str(stated)
         if self.info.subjects == 1:
-            return self.set_name
+            return self.source.name
         return subject_of(case)
 
     def _modality_text(self, case: str) -> str:
@@ -323,20 +297,45 @@ class _SetConverter:
         self,
         case: str,
         classes: Mapping[str, object],
-        names: Mapping[str, str],
-        modality: str,
+        labels: Mapping[str, str],
+        texts: Mapping[str, str],
     ) -> tuple[str, ...]:
         stated = self.info.cases_info.get(case, {}).get("not_contoured", [])
         found = {_match_class(str(text), classes, self.source / INFO) for text in stated}
-        for text, name in names.items():
+        for text, name in _class_names(labels.values()).items():
             only = re.search(r"\((\w+) only\)$", text)
-            if only and only[1].lower() not in _words(modality):
+            if only and only[1].lower() not in _words(texts[case]):
                 found.add(name)
-        tables = self._tables()
-        for name, cases in self._instance_classes(tables[self._table_of(case, tables)]).items():
+        for name, cases in _instance_classes(labels, set(texts)).items():
             if name in classes and case not in cases:
                 found.add(name)
         return tuple(name for name in classes if name in found)
+
+
+def _instance_classes(labels: Mapping[str, str], cases: set[str]) -> dict[str, set[str]]:
+    """Classes of instances and the cases that have them, where the label table names both."""
+    texts = [text for value, text in labels.items() if not value.isdecimal()]
+    found = [match for text in texts for match in _INSTANCES_OF_CASES.findall(text)]
+    if len(found) < 2:
+        return {}
+    named = {
+        _INSTANCE_NOUNS.get(noun.lower(), noun): {case.strip() for case in names.split(",")}
+        for noun, names in found
+    }
+    return named if set().union(*named.values()) <= cases else {}
+
+
+def _values_found(labelled: Sequence[Path]) -> list[int]:
+    found: set[int] = set()
+    for path in labelled:
+        found |= {int(value) for value in np.unique(read_labels(path).array)}
+    return sorted(found - {0})
+
+
+def _volumes(tree: SourceTree, folder: str) -> dict[str, Path]:
+    """The volumes of a folder by name."""
+    found = tree.match(rf"{folder}/[^/]+")
+    return {volume_name(path): path for path, _ in found if is_volume(path)}
 
 
 def _order(classes: Mapping[str, int | list[int]]) -> list[int]:
@@ -422,14 +421,6 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[a-z0-9]+", text.lower())
 
 
-def _one_ending(images: list[Path], source: Path) -> str:
-    endings = sorted({path.name[len(volume_name(path)) :] for path in images})
-    if len(endings) != 1:
-        raise DataRefused(
-            "the images of the set have several file endings",
-            file=source / "images",
-            found=", ".join(endings),
-            expected="one ending for the whole set",
-            fix="iris convert pairs writes them in one format",
-        )
-    return endings[0]
+INFO_JSON = SetFamily(
+    "info_json", "a set (or a folder of sets) of images/, labels/ and info.json", _open
+)

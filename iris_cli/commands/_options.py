@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from iris_cli.errors import UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Write the result as JSON to standard output.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
@@ -25,6 +28,31 @@ Workers = Annotated[
         "--workers", "-j", min=0, help="Worker processes of one thread each; 0 works in process."
     ),
 ]
+CaseTimeout = Annotated[
+    float | None,
+    typer.Option(
+        "--case-timeout",
+        min=0.001,
+        help="Seconds after which a case is given up (with -j 1 or more); none by default.",
+    ),
+]
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        help="auto, fp32, bf16 or fp16; auto is bf16 where the device computes in it.",
+    ),
+]
+MaxRam = Annotated[
+    str | None,
+    typer.Option("--max-ram", metavar="SIZE", help="Most memory of one case, like 8G or 500M."),
+]
+MaxVram = Annotated[
+    str | None,
+    typer.Option(
+        "--max-vram", metavar="SIZE", help="Most memory of the GPU; by default what is free."
+    ),
+]
 Device = Annotated[
     str,
     typer.Option("--device", help="auto (a GPU if there is one), cpu, cuda or cuda:N."),
@@ -39,3 +67,18 @@ AssumeSpacing = Annotated[
     float | None,
     typer.Option(help="Voxel edge in mm, for files without position."),
 ]
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def parse_bytes(text: str) -> int:
+    """A size as people write it (8G, 500M, 2.5 GiB) in bytes; raises UsageError for any other."""
+    match = re.fullmatch(r"([0-9.]+)\s*([KMGT]?)(I?)B?", text.strip().upper())
+    try:
+        number = float(match[1]) if match else 0.0
+    except ValueError:
+        number = 0.0
+    if match is None or number <= 0:
+        raise UsageError(f"{text!r} is no size of memory", expected="a number and a unit, as 8G")
+    unit = 1024 ** "KMGT".index(match[2]) * 1024 if match[3] and match[2] else _UNITS[match[2]]
+    return int(number * unit)

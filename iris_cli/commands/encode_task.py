@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iris_cli.commands._options import AssumeSpacing, Device, Json, Model, Quiet, Verbose
+from iris_cli.commands._options import (
+    AssumeSpacing,
+    Device,
+    Json,
+    Model,
+    Precision,
+    Quiet,
+    Verbose,
+)
 from iris_cli.commands._output import Output
 from iris_cli.commands._references import (
     Cases,
@@ -63,6 +71,7 @@ def encode_task(
     ] = None,
     model: Model = None,
     device: Device = "auto",
+    precision: Precision = "auto",
     as_json: Json = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -103,6 +112,7 @@ def encode_task(
         channel=channel,
         assume_spacing=assume_spacing,
         device=choose_device(device),
+        precision=precision,
         progress=progress_of(out),
     )
     _show(out, report)

@@ -69,7 +69,7 @@ def info(
 ) -> None:
     """Check a model as a whole and show its card.
 
-    Example: iris model info iris-small-2
+    Example: iris model info iris-small-3
     """
     from iris_cli.commands.info import info as describe
     from iris_cli.model.registry import find_model

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from iris_cli.commands._options import Json, Quiet, Verbose, Workers, Workspace
+from iris_cli.commands._findings import finding_lines, show_findings
+from iris_cli.commands._options import (
+    CaseTimeout,
+    Device,
+    Json,
+    Quiet,
+    Verbose,
+    Workers,
+    Workspace,
+    parse_bytes,
+)
 from iris_cli.commands._output import Output
 from iris_cli.commands._running import progress_of
+from iris_cli.commands._wrapping import entry, wrapped
 from iris_cli.execution.signals import StopRequest
 
 if TYPE_CHECKING:
+    from iris_cli.planning.adapt import Budget
     from iris_cli.planning.plan import Plan
-    from iris_cli.preparation.findings import Finding
     from iris_cli.workflows.plan import PlanReport
 
-WIDTH = 80
 NAMES_SHOWN = 12
 
 
@@ -55,8 +64,32 @@ def plan(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, as training.steps=1000.")
     ] = None,
+    adapt: Annotated[
+        bool,
+        typer.Option(
+            "--adapt", help="Fit network, patch and spacing to the sets, in place of a preset."
+        ),
+    ] = False,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="--adapt to a step of at most this memory of the device, as 8G."),
+    ] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="--adapt to so many hours of training on this machine."),
+    ] = None,
+    device: Device = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split by subject.")] = 0,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(help="Code of a finding that is meant, as sides-swapped; may be repeated."),
+    ] = None,
+    repair: Annotated[
+        Path | None,
+        typer.Option(help="Write label maps with flipped axes anew into this folder."),
+    ] = None,
     workers: Workers = 0,
+    case_timeout: CaseTimeout = None,
     as_json: Json = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -64,11 +97,13 @@ def plan(
     """Check raw data sets and write the plan of a training run.
 
     Example: iris plan Dataset004_Hippocampus Dataset009_Spleen --preset small
+
+    Example: iris plan --adapt --memory 8G --hours 4
     """
     from iris_cli.workflows.plan import plan as make_plan
 
     out = Output.choose(as_json, verbose, quiet)
-    with StopRequest() as stop:
+    with StopRequest() as stop, show_findings(out, repair):
         report = make_plan(
             sets or (),
             workspace=workspace,
@@ -80,7 +115,11 @@ def plan(
             validation_sets=validate_on or (),
             overrides=overrides or (),
             seed=seed,
+            accept=accept or (),
             workers=workers,
+            case_timeout_s=case_timeout,
+            repair=repair,
+            budget=_budget(device, memory, hours) if adapt or memory or hours else None,
             progress=progress_of(out),
             stop=stop,
         )
@@ -88,6 +127,16 @@ def plan(
     for line in plan_lines(report):
         out.line(line)
     out.say(f"wrote {report.path}; next: iris preprocess -w {workspace}")
+
+
+def _budget(device: str, memory: str | None, hours: float | None) -> Budget:
+    from iris_cli.planning.adapt import Budget
+    from iris_cli.workflows.devices import choose_device
+
+    # Time is measured on the device; memory is only counted, for one that may be elsewhere.
+    there = choose_device(device) if device == "auto" or hours is not None else device
+    kind: Literal["cpu", "cuda"] = "cuda" if there.startswith("cuda") else "cpu"
+    return Budget(kind, None if memory is None else parse_bytes(memory), hours)
 
 
 def plan_lines(report: PlanReport) -> list[str]:
@@ -98,12 +147,9 @@ def plan_lines(report: PlanReport) -> list[str]:
         lines += [*_set_lines(report.plan, name, reasons.pop(name)), ""]
     made = report.plan
     lines.append(f"plan {made.name} (preset {made.preset}, recipe {made.recipe})")
-    lines += [line for key, why in reasons[""].items() for line in _entry(key, why)]
-    findings = [finding for checked in report.integrity for finding in checked.findings]
-    if findings:
-        lines += ["", f"findings: {len(findings)}"]
-        lines += [line for finding in findings for line in _finding_lines(finding)]
-    return [*lines, "", *_memory_lines(report)]
+    lines += [line for key, why in reasons[""].items() for line in entry(key, why)]
+    findings = finding_lines(report.integrity)
+    return [*lines, *(["", *findings] if findings else []), "", *_memory_lines(report)]
 
 
 def _reasons_by_set(plan: Plan) -> dict[str, dict[str, str]]:
@@ -135,24 +181,14 @@ def _set_lines(plan: Plan, name: str, reasons: Mapping[str, str]) -> list[str]:
         "working": f"{planned.spacing_mm:.4g} mm, isotropic",
     }
     lines = [f"set {name}"]
-    lines += [line for key, text in facts.items() for line in _entry(key, text)]
+    lines += [line for key, text in facts.items() for line in entry(key, text)]
     lines.append("  because")
-    return lines + [line for key, why in reasons.items() for line in _entry(key, why, indent=4)]
-
-
-def _finding_lines(finding: Finding) -> list[str]:
-    where = f"{finding.set}/{finding.case}" if finding.case else finding.set
-    lines = _entry(f"{finding.severity.value} {where}", finding.message)
-    details = ("file", finding.file), ("found", finding.found), ("expected", finding.expected)
-    for key, text in (*details, ("fix", finding.fix)):
-        if text:
-            lines += _entry(key, text, indent=4)
-    return lines
+    return lines + [line for key, why in reasons.items() for line in entry(key, why, indent=4)]
 
 
 def _memory_lines(report: PlanReport) -> list[str]:
     cpu, cuda = report.estimate, report.estimate_cuda
-    lines = _wrapped(
+    lines = wrapped(
         f"memory of a training step ({cpu.parameters / 1e6:.3g} M parameters): {cpu.text()}; "
         f"{cuda.text()}",
         indent=0,
@@ -164,25 +200,9 @@ def _memory_lines(report: PlanReport) -> list[str]:
     if not training.recompute:
         less.append("--set training.recompute=true")
     if less:
-        lines += _wrapped(f"to take less: {' '.join(less)}", indent=2)
-    return lines + _wrapped(
+        lines += wrapped(f"to take less: {' '.join(less)}", indent=2)
+    return lines + wrapped(
         f"memory of iris preprocess: at most {report.preprocess_bytes / 2**30:.2g} GiB for each "
         "worker",
         indent=0,
-    )
-
-
-def _entry(key: str, text: str, *, indent: int = 2) -> list[str]:
-    return _wrapped(f"{key}: {text}", indent=indent)
-
-
-def _wrapped(text: str, *, indent: int) -> list[str]:
-    """Long words (paths) stay whole, so that they can be copied."""
-    return textwrap.wrap(
-        text,
-        WIDTH,
-        initial_indent=" " * indent,
-        subsequent_indent=" " * (indent + 2),
-        break_long_words=False,
-        break_on_hyphens=False,
     )

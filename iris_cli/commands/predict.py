@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iris_cli.commands._options import AssumeSpacing, Device, Json, Model, Quiet, Verbose, Workers
+from iris_cli.commands._options import (
+    AssumeSpacing,
+    CaseTimeout,
+    Device,
+    Json,
+    MaxRam,
+    MaxVram,
+    Model,
+    Precision,
+    Quiet,
+    Verbose,
+    Workers,
+    parse_bytes,
+)
 from iris_cli.commands._output import Output
 from iris_cli.commands._references import (
     Cases,
@@ -47,7 +60,18 @@ def predict(
     ] = False,
     model: Model = None,
     device: Device = "auto",
+    precision: Precision = "auto",
+    skip_empty: Annotated[
+        bool,
+        typer.Option(
+            "--skip-empty/--no-skip-empty",
+            help="Leave out windows without anything bright in or around them.",
+        ),
+    ] = False,
+    max_ram: MaxRam = None,
+    max_vram: MaxVram = None,
     workers: Workers = 0,
+    case_timeout: CaseTimeout = None,
     as_json: Json = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -56,6 +80,7 @@ def predict(
 
     Example: iris predict -t liver.task.pt -i scans/ -o segmentations/ -j 2
     """
+    from iris_cli.inference.memory import Limits
     from iris_cli.workflows import predict as workflow
     from iris_cli.workflows.devices import choose_device
 
@@ -66,7 +91,13 @@ def predict(
         model=model,
         classes=tuple(comma_separated(classes)) if classes else None,
         device=choose_device(device),
+        precision=precision,
+        skip_empty=skip_empty,
+        limits=Limits(
+            *(None if size is None else parse_bytes(size) for size in (max_ram, max_vram))
+        ),
         workers=workers,
+        case_timeout_s=case_timeout,
         assume_spacing=assume_spacing,
     )
     source = reference_source(references, (), (), (), labels_file, cases) if references else None

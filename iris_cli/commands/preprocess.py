@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from iris_cli.commands._options import Json, Quiet, Verbose, Workers, Workspace
+from iris_cli.commands._options import (
+    CaseTimeout,
+    Json,
+    Quiet,
+    Verbose,
+    Workers,
+    Workspace,
+    parse_bytes,
+)
 from iris_cli.commands._output import Output
 from iris_cli.commands._running import leave_with, progress_of, show_failures
 from iris_cli.execution.signals import StopRequest
@@ -27,13 +35,22 @@ def preprocess(
         Path | None, typer.Option("--plan", "-p", help="Plan; by default plans/default.json.")
     ] = None,
     workers: Workers = 0,
+    max_ram: Annotated[
+        str | None,
+        typer.Option(
+            "--max-ram",
+            help="Memory for all processes together, as 8G; by default what the machine has. As "
+            "many workers work as fit.",
+        ),
+    ] = None,
+    case_timeout: CaseTimeout = None,
     as_json: Json = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
     """Preprocess the training and validation cases of a plan; a rerun does what is missing.
 
-    Example: iris preprocess -w workspace -j 2
+    Example: iris preprocess -w workspace -j 2 --max-ram 8G
     """
     from iris_cli.workflows.preprocess import preprocess as run_preprocess
 
@@ -44,10 +61,14 @@ def preprocess(
             workspace=workspace,
             sets=sets or (),
             workers=workers,
+            max_ram=None if max_ram is None else parse_bytes(max_ram),
+            case_timeout_s=case_timeout,
             progress=progress_of(out),
             stop=stop,
         )
     out.result(report.to_json())
+    if report.memory.note:
+        out.say(f"note: {report.memory.note}")
     rows = [{k: v for k, v in row.items() if k != "folder"} for row in report.set_rows()]
     if rows:
         out.table("preprocessed", tuple(rows[0]), [tuple(row.values()) for row in rows])

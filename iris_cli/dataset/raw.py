@@ -36,7 +36,13 @@ from iris_cli.dataset.dataset_json import (
     read_dataset_json,
     write_dataset_json,
 )
-from iris_cli.dataset.layout import ImageFiles, check_case_name, group_channels, list_volumes
+from iris_cli.dataset.layout import (
+    ImageFiles,
+    check_case_name,
+    group_channels,
+    list_volumes,
+    split_channel,
+)
 from iris_cli.errors import DataRefused, UsageError
 from iris_cli.files.archive import safe_relative_path
 from iris_cli.files.schema import nearest
@@ -74,7 +80,10 @@ class Case:
 
 @dataclass(frozen=True)
 class RawFinding:
-    """Something wrong with the files of a raw data set. `code` is a short fixed phrase."""
+    """Something wrong with the files of a raw data set.
+
+    code: a word of `preparation.codes`, which says what follows from it.
+    """
 
     code: str
     message: str
@@ -90,6 +99,7 @@ class RawDataset:
     """A raw data set, read: what its names and its dataset.json say.
 
     findings: what is wrong with its files; empty after a strict reading.
+    declared_training: numTraining of dataset.json, as it stands there.
     """
 
     folder: Path
@@ -104,6 +114,7 @@ class RawDataset:
     source: str | None = None
     citation: str | None = None
     findings: tuple[RawFinding, ...] = ()
+    declared_training: int | None = None
 
     @property
     def classes(self) -> tuple[ClassLabel, ...]:
@@ -229,6 +240,7 @@ class _Reader:
             source=section.source,
             citation=section.citation,
             findings=tuple(findings),
+            declared_training=self.parsed.numTraining,
         )
 
     def _split(self, split: str, role: Role, findings: list[RawFinding]) -> list[Case]:
@@ -239,7 +251,7 @@ class _Reader:
         files = _volumes(images, ending)
         odd: list[DataRefused] = []
         groups = group_channels(files, len(self.channels), labelled=label_files, odd=odd)
-        findings += [_odd_name(refusal) for refusal in odd]
+        findings += [_odd_name(refusal, len(self.channels)) for refusal in odd]
         for name in sorted(set(label_files) - {group.case for group in groups}):
             findings.append(_label_without_image(name, label_files[name]))
         findings += self._other_endings(images, files)
@@ -288,7 +300,7 @@ class _Reader:
             return []
         return [
             RawFinding(
-                code="other file ending",
+                code="other-ending",
                 message=f"{len(others)} images of {images.name} do not have the declared ending",
                 file=others[0],
                 found=others[0].name,
@@ -299,7 +311,7 @@ class _Reader:
 
     def _no_cases(self) -> RawFinding:
         return RawFinding(
-            code="no cases",
+            code="no-cases",
             message="the data set has no images",
             file=self.folder / "imagesTr",
             found=f"no file ending in {self.parsed.file_ending or 'a known ending'}",
@@ -322,7 +334,7 @@ def _duplicates(cases: list[Case]) -> list[RawFinding]:
         if case.name in seen and case.images:
             findings.append(
                 RawFinding(
-                    code="duplicate case name",
+                    code="case-twice",
                     message=f"case {case.name!r} is both in imagesTr and in imagesTs",
                     case=case.name,
                     file=case.images[0],
@@ -333,10 +345,17 @@ def _duplicates(cases: list[Case]) -> list[RawFinding]:
     return findings
 
 
-def _odd_name(refusal: DataRefused) -> RawFinding:
+def _odd_name(refusal: DataRefused, channels: int) -> RawFinding:
+    parts = split_channel(volume_name(refusal.file)) if refusal.file else None
+    code, message = "odd-file-name", refusal.problem
+    if message.startswith("two files"):
+        code = "channel-twice"
+    elif parts and parts[1] >= channels:
+        code, message = "extra-channel", f"dataset.json names no channel {parts[1]}"
     return RawFinding(
-        code="odd file name",
-        message=refusal.problem,
+        code=code,
+        case=parts[0] if parts and code != "odd-file-name" else None,
+        message=message,
         file=Path(refusal.file) if refusal.file else None,
         found=refusal.found,
         expected=refusal.expected,
@@ -346,7 +365,7 @@ def _odd_name(refusal: DataRefused) -> RawFinding:
 
 def _missing_label(name: str, folder: Path) -> RawFinding:
     return RawFinding(
-        code="missing label map",
+        code="missing-label",
         message=f"case {name!r} has no label map",
         case=name,
         file=folder / "labelsTr",
@@ -358,7 +377,7 @@ def _missing_label(name: str, folder: Path) -> RawFinding:
 def _missing_channel(name: str, channel: Channel, group: ImageFiles) -> RawFinding:
     first = next(iter(group.by_channel.values()), None)
     return RawFinding(
-        code="missing channel" if group.by_channel else "missing image",
+        code="missing-channel" if group.by_channel else "missing-image",
         message=f"case {name!r} has no image for channel {channel.index} ({channel.name})",
         case=name,
         file=first,
@@ -370,7 +389,7 @@ def _missing_channel(name: str, channel: Channel, group: ImageFiles) -> RawFindi
 
 def _label_without_image(name: str, path: Path) -> RawFinding:
     return RawFinding(
-        code="label map without image",
+        code="label-without-image",
         message=f"label map {path.name} has no image",
         case=name,
         file=path,

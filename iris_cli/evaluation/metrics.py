@@ -72,11 +72,13 @@ def compute_overlaps(
     classes: Mapping[str, Sequence[int]],
     *,
     ignore_value: int | None = None,
+    predicted_as: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, Overlap]:
     """Overlap of every class.
 
     prediction, truth: (Z, Y, X) integers of one shape. classes: name -> its values, several for a
     region. ignore_value: voxels with this value in the truth count nowhere.
+    predicted_as: the values in `prediction` of classes that have others there.
     """
     if prediction.shape != truth.shape:
         raise ValueError(f"shapes differ: {prediction.shape} and {truth.shape}")
@@ -87,7 +89,7 @@ def compute_overlaps(
     result = {}
     for name, values in classes.items():
         in_truth = np.isin(truth_values, values)
-        predicted = np.isin(predicted_values, values)
+        predicted = np.isin(predicted_values, (predicted_as or {}).get(name, values))
         tp = int(counts[in_truth & predicted].sum())
         fp = int(counts[predicted].sum()) - tp
         fn = int(counts[in_truth].sum()) - tp

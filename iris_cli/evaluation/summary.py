@@ -78,6 +78,7 @@ class EvaluationPayload:
     ignore_value: int | None
     absent_is_background: bool = True
     assume_spacing: AssumedSpacing = None
+    predicted_as: Mapping[str, tuple[int, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,7 @@ def evaluate_folders(
     not_annotated: Mapping[str, frozenset[str]] | None = None,
     absent_is_background: bool = True,
     assume_spacing: AssumedSpacing = None,
+    predicted_as: Mapping[str, tuple[int, ...]] | None = None,
     cases: Sequence[str] | None = None,
     seed: int = 0,
     workers: int = 0,
@@ -216,7 +218,8 @@ def evaluate_folders(
 ) -> Summary:
     """Score every label map of `truth` (or of `cases`) against the prediction of the same name.
 
-    classes: what is scored; their values are looked for in both folders' label maps.
+    classes: what is scored; their values are looked for in both folders' label maps, but for
+    classes of `predicted_as`, which have other values in the predictions.
     ignore_value: voxels of the truth that count nowhere. subjects: case -> subject, default the
     case itself. not_annotated: case -> classes that are not scored in it. absent_is_background:
     False where a class without a voxel in the truth was not contoured there. assume_spacing: mm,
@@ -234,7 +237,9 @@ def evaluate_folders(
             fix="check the two folders",
         )
     payloads = [
-        EvaluationPayload(files, tuple(classes), ignore_value, absent_is_background, assume_spacing)
+        EvaluationPayload(
+            files, tuple(classes), ignore_value, absent_is_background, assume_spacing, predicted_as
+        )
         for files in found
     ]
     jobs = [CaseJob(payload.files.case, payload) for payload in payloads]
@@ -294,6 +299,7 @@ def evaluate_case(payload: EvaluationPayload) -> CaseResult:
         truth.array,
         {c.name: c.values for c in payload.classes if c.name not in files.not_annotated},
         ignore_value=payload.ignore_value,
+        predicted_as=payload.predicted_as,
     )
     counts = {
         name: [o.tp, o.fp, o.fn, o.tn]

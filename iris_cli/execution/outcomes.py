@@ -26,10 +26,14 @@ _MEMORY_WORDS = ("DefaultCPUAllocator", "out of memory")
 
 @dataclass(frozen=True)
 class CaseJob:
-    """One case of a job: its name, and what the case function needs (picklable)."""
+    """One case of a job: its name, and what the case function needs (picklable).
+
+    needs_bytes: memory it is expected to take, where that is known; said when it is killed for it.
+    """
 
     name: str
     payload: Any
+    needs_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -135,9 +139,11 @@ def error_parts(error: BaseException) -> dict[str, Any]:
             "exit_code": code,
         }
     parts["kind"] = type(error).__name__
-    stage = getattr(error, "stage", None)
+    stage, stage_file = getattr(error, "stage", None), getattr(error, "stage_file", None)
     if stage is not None:
         parts["stage"] = str(stage)
+    if stage_file is not None:
+        parts["file"] = parts["file"] or str(stage_file)
     parts["debug"] = "".join(traceback.format_exception(error))
     return parts
 
@@ -152,19 +158,6 @@ def is_out_of_memory(error: BaseException | None) -> bool:
         return False
     is_of_torch = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
     return is_of_torch or any(words in str(error) for words in _MEMORY_WORDS)
-
-
-def killed(reason: str) -> dict[str, Any]:
-    """The error of a case whose worker died twice."""
-    return {
-        "problem": reason,
-        "file": None,
-        "found": "the worker process died, and died again when the case ran alone",
-        "expected": None,
-        "fix": "give it more memory, or fewer workers; if it dies everywhere, report the case",
-        "exit_code": SOME_FAILED,
-        "kind": "WorkerDied",
-    }
 
 
 def _shortened(error: BaseException) -> str:

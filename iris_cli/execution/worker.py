@@ -7,20 +7,24 @@ import os
 import pickle
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
 from iris_cli.errors import IrisError, Stopped
+from iris_cli.execution.deaths import Vital
+from iris_cli.execution.memory import resident_bytes
 from iris_cli.execution.outcomes import CaseResult, error_parts
 from iris_cli.execution.signals import ignore_in_worker
+from iris_cli.execution.stages import current_stage
 from iris_cli.execution.threads import configure
 
 CaseFunction = Callable[[Any], CaseResult]
 
-READY, BROKEN, FINISHED = "ready", "broken", "finished"
+READY, BROKEN, FINISHED, ALIVE = "ready", "broken", "finished", "alive"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -50,8 +54,13 @@ def run_case(function: CaseFunction, payload: Any) -> Ran:
     return Ran(time.monotonic() - started, result, None)
 
 
-def worker_main(connection: Connection, pickled_function: bytes, parent: int) -> None:
-    """Serve cases until the connection ends: the target of a worker process."""
+def worker_main(
+    connection: Connection, pickled_function: bytes, parent: int, beat_s: float
+) -> None:
+    """Serve cases until the connection ends: the target of a worker process.
+
+    beat_s: seconds between heartbeats, which are sent for as long as a case is in work.
+    """
     ignore_in_worker()
     _die_with(parent)
     configure(1)
@@ -64,7 +73,31 @@ def worker_main(connection: Connection, pickled_function: bytes, parent: int) ->
     connection.send((READY, None))
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while (pickled := connection.recv_bytes()) != b"":
-            _send(connection, _serve(function, pickled))
+            with _heartbeat(connection, beat_s):
+                ran = _serve(function, pickled)
+            _send(connection, ran)
+
+
+@contextlib.contextmanager
+def _heartbeat(connection: Connection, beat_s: float) -> Iterator[None]:
+    """Say every few seconds which step the case is in, and how much memory the process holds.
+
+    The thread has ended before anything else is sent: a connection is not for two threads.
+    """
+    done = threading.Event()
+
+    def beat() -> None:
+        with contextlib.suppress(OSError):  # the supervisor is gone, and this process is next
+            while not done.wait(beat_s):
+                connection.send((ALIVE, Vital(current_stage(), resident_bytes())))
+
+    thread = threading.Thread(target=beat, name="iris-heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _serve(function: CaseFunction, pickled_payload: bytes) -> Ran:

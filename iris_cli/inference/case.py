@@ -8,8 +8,9 @@ to background.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,16 @@ import torch
 
 from iris_cli.errors import DataRefused, UsageError
 from iris_cli.files.schema import nearest
-from iris_cli.inference.sliding import predict_logits
-from iris_cli.inference.windows import window_starts
+from iris_cli.inference.mass import label as mass_label
+from iris_cli.inference.sliding import Query
+from iris_cli.inference.streaming import How, Segmentation, Wanted, WindowCounts, segment
 from iris_cli.model.model import Model
+from iris_cli.preparation import mass, profiles
 from iris_cli.preparation.prepare import PreparedImage, prepare_image
 from iris_cli.preparation.profiles import guess_modality
-from iris_cli.task.encoding import require_profile
 from iris_cli.task.task_file import Task, TaskClass, TaskHeader
+from iris_cli.volume.grid import Grid
 from iris_cli.volume.reading import Volume
-from iris_cli.volume.resampling import resample_scores_to_labels
 
 Labels = np.ndarray[Any, np.dtype[Any]]
 
@@ -35,14 +37,16 @@ class Prediction:
     """Labels of one query.
 
     labels: (Z, Y, X) on the query's canonical native grid. voxels: class name -> voxels.
+    confidence: class name -> mean sigmoid of the logit that won there, where the profile tells.
     flags: what the user should look at. statistics: how the query was normalised.
     """
 
     labels: Labels
     voxels: dict[str, int]
+    confidence: dict[str, float]
     flags: tuple[str, ...]
     statistics: dict[str, float]
-    windows: int
+    windows: WindowCounts
 
 
 def predict_volume(
@@ -51,43 +55,75 @@ def predict_volume(
     volume: Volume,
     *,
     classes: Sequence[str] | None = None,
-    device: str = "cpu",
-    window_batch: int = 1,
-    on_window: Callable[[int, int], None] | None = None,
+    how: How | None = None,
 ) -> Prediction:
     """Segment one volume.
 
-    classes: names to keep, default all. on_window: called with (done, total).
+    classes: names to keep, default all.
     raises DataRefused where the task belongs to another model or more than 1 % of the query is not
     finite; UsageError for a class that the task does not have.
     """
-    require_profile(model)
     check_model(model, task.header)
     kept = kept_classes(task.header, classes)
-    prepared = prepare_image(volume, task.header.modality, task.header.spacing_mm)
-    patch = model.card.patch
-    logits = predict_logits(
-        model.network,
-        [torch.from_numpy(stage) for stage in task.tokens],
-        prepared.array,
-        prepared.fill,
-        (patch, patch, patch),
-        device=device,
-        groups=task.header.groups,
-        keep=kept,
-        window_batch=window_batch,
-        on_window=on_window,
-    )
+    recipe = RECIPES[model.card.profile]
+    prepared = recipe.prepare(volume, task.header.modality, task.header.spacing_mm)
+    found = recipe.label(model, task, prepared, volume.grid, kept, how or How())
     entries = [task.header.classes[index] for index in kept]
-    values = [entry.value for entry in entries]
-    labels = resample_scores_to_labels(logits, prepared.grid, volume.grid, values)
     return Prediction(
-        labels=labels,
-        voxels=_count(labels, entries),
+        labels=found.labels,
+        voxels={entry.name: found.voxels[entry.value] for entry in entries},
+        confidence=_confidence(found, entries),
         flags=tuple(_flags(volume, task.header, prepared)),
         statistics=prepared.statistics,
-        windows=len(window_starts(prepared.array.shape, (patch, patch, patch))),
+        windows=found.windows,
     )
+
+
+def label(
+    model: Model,
+    task: Task,
+    prepared: PreparedImage,
+    native: Grid,
+    kept: Sequence[int],
+    how: How,
+) -> Segmentation:
+    """Profile `iris-1` from windows to labels: logits blended, and decided on the native grid.
+
+    kept: indices of the classes to decide between.
+    """
+    wanted = Wanted(
+        [torch.from_numpy(stage) for stage in task.tokens],
+        task.header.groups,
+        kept,
+        [task.header.classes[index].value for index in kept],
+    )
+    query = Query(prepared.array, prepared.fill)
+    patch = (model.card.patch,) * 3
+    return segment(model.network, wanted, query, prepared.grid, native, patch, how)
+
+
+Label = Callable[[Model, Task, PreparedImage, Grid, Sequence[int], How], Segmentation]
+
+
+@dataclass(frozen=True)
+class QueryRecipe:
+    """How a query becomes labels by one profile; both work as those of `iris-1` say.
+
+    prepare: volume, modality and spacing (mm) of the task -> network input. label: that, model and
+    task -> labels on the native grid.
+    """
+
+    prepare: Callable[[Volume, str, float], PreparedImage]
+    label: Label
+
+
+RECIPES: Mapping[str, QueryRecipe] = MappingProxyType(
+    {
+        profiles.PROFILE: QueryRecipe(prepare_image, label),
+        mass.PROFILE: QueryRecipe(mass.prepare_query, mass_label),
+    }
+)
+"""By the name of the profile on a model's card."""
 
 
 def kept_classes(header: TaskHeader, classes: Sequence[str] | None) -> list[int]:
@@ -122,19 +158,15 @@ def check_model(model: Model, header: TaskHeader) -> None:
 
 
 def _flags(volume: Volume, header: TaskHeader, prepared: PreparedImage) -> list[str]:
-    flags = list(volume.notes)
+    flags = [*volume.notes, *prepared.notes]
     guess = guess_modality(volume.array)
-    if guess != header.modality:
+    if header.modality not in (guess, mass.AUTO):
         flags.append(
             f"the intensities look like modality {guess}; "
             f"worked as {header.modality}, as the task says"
         )
-    if prepared.nonfinite:
-        flags.append(f"{prepared.nonfinite} voxels were not finite and were set to the smallest")
     return flags
 
 
-def _count(labels: Labels, entries: Sequence[TaskClass]) -> dict[str, int]:
-    values, counts = np.unique(labels, return_counts=True)
-    found = dict(zip(values.tolist(), counts.tolist(), strict=True))
-    return {entry.name: int(found.get(entry.value, 0)) for entry in entries}
+def _confidence(found: Segmentation, entries: Sequence[TaskClass]) -> dict[str, float]:
+    return {e.name: found.confidence[e.value] for e in entries if e.value in found.confidence}

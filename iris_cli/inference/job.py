@@ -10,31 +10,38 @@ from __future__ import annotations
 
 import functools
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
 
 from iris_cli.errors import EnvironmentProblem, IrisError
 from iris_cli.execution.jobs import CaseResult
 from iris_cli.execution.receipts import Receipt, matches, read_receipt, write_receipt
 from iris_cli.files.publish import remove_leftovers
-from iris_cli.inference.case import kept_classes, predict_volume
+from iris_cli.inference.case import Prediction, kept_classes, predict_volume
+from iris_cli.inference.memory import NO_LIMITS, Limits, Means, case_of, in_file, ladder
+from iris_cli.inference.streaming import How
 from iris_cli.model.model import Model, load_model
+from iris_cli.network.precision import Precision
 from iris_cli.task.task_file import Task, TaskClass, read_task
-from iris_cli.volume.reading import AssumedSpacing, read_grid, read_image, read_labels
+from iris_cli.volume.reading import AssumedSpacing, Volume, read_grid, read_image, read_labels
 from iris_cli.volume.writing import write_labels
 
 HIDDEN = ".iris"
 OUTPUT_ENDING = ".nii.gz"
 # Counts up when iris begins to give other labels for the same inputs.
-INFERENCE_VERSION = 1
+INFERENCE_VERSION = 2
 
 
 @dataclass(frozen=True)
 class PredictPayload:
     """All that `predict_case` needs, picklable.
 
-    model: name or folder, None for the default. classes: names to keep, None for all.
+    model: name or folder, None for the default. classes: names to keep, None for all. precision: of
+    the computation. skip_empty: see `streaming.How`. limits: of memory.
     """
 
     case: str
@@ -44,7 +51,10 @@ class PredictPayload:
     model: str | None = None
     classes: tuple[str, ...] | None = None
     device: str = "cpu"
+    precision: Precision = "fp32"
+    skip_empty: bool = False
     window_batch: int = 1
+    limits: Limits = NO_LIMITS
     assume_spacing: AssumedSpacing = None
 
     @property
@@ -70,14 +80,8 @@ def predict_case(payload: PredictPayload) -> CaseResult:
     _remove(payload.output)
     source = file_state(payload.query)  # before reading
     volume = read_image(payload.query, assume_spacing=payload.assume_spacing)
-    prediction = predict_volume(
-        model,
-        task,
-        volume,
-        classes=payload.classes,
-        device=payload.device,
-        window_batch=payload.window_batch,
-    )
+    sweep = _Sweep(payload, model, task, volume)
+    prediction = sweep.run()
     names = {entry.value: entry.name for entry in _entries(task, payload)}
     write_labels(payload.output, prediction.labels, volume.native, class_names=names)
     assumed = volume.native.assumed_spacing_xyz
@@ -85,21 +89,73 @@ def predict_case(payload: PredictPayload) -> CaseResult:
         case=payload.case,
         content={
             "inputs": _inputs(payload, model, task, volume.content_hash(), assumed),
-            "output": {"sha256": _output_hash(payload, assumed), "voxels": prediction.voxels},
+            "output": {
+                "sha256": _output_hash(payload, assumed),
+                "voxels": prediction.voxels,
+                "confidence": {n: round(c, 3) for n, c in prediction.confidence.items()},
+            },
             "flags": list(prediction.flags),
             "statistics": prediction.statistics,
-            "windows": prediction.windows,
+            "windows": asdict(prediction.windows),
         },
         run={
             "source": source,
             "seconds": round(time.perf_counter() - started, 3),
             "peak_memory_mb": peak_memory_mb(),
+            "predicted_memory_mb": round(sweep.need.ram / 2**20, 1),
+            "memory_steps": sweep.means.said(sweep.first),
             "device": payload.device,
             "versions": _versions(),
         },
     )
     write_receipt(payload.receipt, receipt)
     return CaseResult("done", receipt.model_dump(mode="json"))
+
+
+class _Sweep:
+    """The labels of one query, by means that fit the memory it may take.
+
+    raises EnvironmentProblem where it fits by none.
+    """
+
+    def __init__(self, payload: PredictPayload, model: Model, task: Task, volume: Volume) -> None:
+        self._payload, self._model, self._task, self._volume = payload, model, task, volume
+        self.first = Means(window_batch=payload.window_batch)
+        self._case = case_of(
+            model, task, volume.grid, volume.array.nbytes, payload.device, payload.precision
+        )
+        self._limits = payload.limits.with_free_memory_of(payload.device)
+        self.means, self.need = self._case.fit(self.first, self._limits)
+
+    def run(self) -> Prediction:
+        """Where the device runs out of memory all the same, one rung further down, once more."""
+        rungs = [*ladder(self.first, cuda=self._case.cuda)]
+        while True:
+            try:
+                return self._try(self.means)
+            except torch.OutOfMemoryError as error:
+                below = rungs[rungs.index(self.means) + 1 :]
+                if not below:
+                    raise EnvironmentProblem(
+                        "the device has not enough memory for this query",
+                        found=str(error).partition(".")[0],
+                        fix="use a device with more memory, or --device cpu",
+                    ) from error
+                self.means = below[0]
+            torch.cuda.empty_cache()
+
+    def _try(self, means: Means) -> Prediction:
+        payload, folder = self._payload, self._payload.output.parent / HIDDEN
+        how = How(
+            device=payload.device,
+            precision=payload.precision,
+            skip_empty=payload.skip_empty,
+            means=means,
+            make_labels=functools.partial(in_file, folder) if means.labels_in_file else np.zeros,
+        )
+        return predict_volume(
+            self._model, self._task, self._volume, classes=payload.classes, how=how
+        )
 
 
 def _remove(path: Path) -> None:
@@ -155,6 +211,8 @@ def _inputs(
         "parameters": {
             "inference": INFERENCE_VERSION,
             "classes": [entry.name for entry in _entries(task, payload)],
+            "precision": payload.precision,
+            "skip_empty": payload.skip_empty,
         },
     }
 

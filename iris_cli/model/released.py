@@ -61,6 +61,7 @@ _FIELDS: Mapping[str, str] = MappingProxyType(
 _FIXED: Mapping[str, Any] = MappingProxyType({"block": "BasicBlock", "pool": True, "norm": "in"})
 _OF_TRAINING = ("tn", "ema_moment")
 _SHOWN = 10
+_ANOTHER_FILE = "download the file again; weights of another program cannot be imported"
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,7 @@ def _config(path: Path, stated: object) -> tuple[NetworkConfig, list[str]]:
                 file=path,
                 found=f"{key} {_shown(values[key])}",
                 expected=f"{key} {only!r}",
+                fix=_ANOTHER_FILE,
             )
     whole = NetworkConfig.released(None).model_dump(mode="json")
     for key, field in _FIELDS.items():
@@ -212,7 +214,16 @@ def _config(path: Path, stated: object) -> tuple[NetworkConfig, list[str]]:
     known = (*_FIELDS, *_FIXED, *_OF_TRAINING)
     other = [_shown(key) for key in values if key not in known]
     notes = [f"not read of its config.model: {_first(other)}"] if other else []
-    config = parse_record(whole, NetworkConfig, file=path)
+    try:
+        config = parse_record(whole, NetworkConfig, file=path)
+    except DataRefused as error:
+        raise DataRefused(
+            "the file states a network that cannot be built",
+            file=path,
+            found=error.found or error.problem,
+            expected="sizes of a network under config.model",
+            fix=_ANOTHER_FILE,
+        ) from None
     if config.size_multiple > PATCH:
         refuse(path, f"a network that needs windows of {config.size_multiple} voxels")
     return config, notes
@@ -231,6 +242,7 @@ def _sizes(path: Path, key: str, value: object) -> int | list[int]:
         file=path,
         found=f"{key} {_shown(value)}",
         expected="a whole number, or one for each level",
+        fix=_ANOTHER_FILE,
     )
 
 
@@ -269,7 +281,7 @@ def _check(path: Path, tensors: Mapping[str, Tensor], config: NetworkConfig) -> 
             file=path,
             found="; ".join(f"{len(n)} {what}: {_first(n)}" for what, n in problems.items() if n),
             expected=f"exactly the {len(expected)} tensors of the network, finite float32",
-            fix="download the file again; weights of another program cannot be imported",
+            fix=_ANOTHER_FILE,
         )
 
 

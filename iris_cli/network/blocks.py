@@ -6,9 +6,13 @@ are the same function. All blocks are pre-activated; sums are not normalised.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from iris_cli.network.kernels.residual_stack import FilterCache, run_residual_stack, serves
 
 CONV_NORM_EPS = 1e-4
 SMALL_EDGE = 2
@@ -69,6 +73,7 @@ class ResidualBlock(nn.Module):
             if channels_in != channels_out
             else None
         )
+        self.filters = (FilterCache(), FilterCache())
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C_in, Z, Y, X) -> (B, C_out, Z, Y, X)."""
@@ -78,6 +83,23 @@ class ResidualBlock(nn.Module):
         both = convolve(norm_relu(x), weight)
         inner, shortcut = both.chunk(2, dim=1)
         return shortcut + self.conv2(inner)  # type: ignore[no-any-return]
+
+
+def residual_stack(
+    blocks: Iterable[nn.Module], x: Tensor, below: Tensor | None = None, *, overwrite: bool = False
+) -> Tensor:
+    """Residual blocks in a row on x, or on [x, `below` up-sampled to the size of x].
+
+    blocks: `ResidualBlock`s. x: (B, C, Z, Y, X), below: (B, c, z, y, x) -> (B, C_out, Z, Y, X).
+    overwrite: x is not needed any more.
+    """
+    if serves(x):
+        return run_residual_stack(blocks, x, below, eps=CONV_NORM_EPS, overwrite=overwrite)
+    if below is not None:
+        x = torch.cat([x, upsample(below, x.shape[2:]).to(x.dtype)], dim=1)
+    for block in blocks:
+        x = block(x)
+    return x
 
 
 def linear_matrix(points: int, nodes: int, device: torch.device) -> Tensor:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from iris_cli.network.attention import CrossAttention, FeedForward, Mlp, SelfAttention
-from iris_cli.network.blocks import ResidualBlock, unfold, upsample
+from iris_cli.network.blocks import ResidualBlock, residual_stack
 from iris_cli.network.config import NetworkConfig
+from iris_cli.network.logit_map import LogitMap
 from iris_cli.network.recompute import run
 
 FUSION_BLOCKS = 2
@@ -71,8 +72,7 @@ class UpLevel(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """x: (B, C_in, d, h, w), skip: (B, C_out, D, H, W) -> (B, C_out, D, H, W)."""
-        up = upsample(x, skip.shape[2:]).to(skip.dtype)
-        return self.conv(torch.cat([skip, up], dim=1))  # type: ignore[no-any-return]
+        return residual_stack(list(self.conv), skip, x)
 
 
 class Decoder(nn.Module):
@@ -140,17 +140,18 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor, posteriors: list[Tensor]) -> Tensor:
         """x: (B, c0, z, y, x), posteriors -> logits (B, K, Z, Y, X) float32."""
+        return self.logit_map(x, posteriors).logits()
+
+    def logit_map(self, x: Tensor, posteriors: list[Tensor]) -> LogitMap:
+        """The same, not multiplied out: x: (B, c0, z, y, x), posteriors: per stage (B, K, C_i)."""
         with torch.autocast(x.device.type, enabled=False):
             weights = self.class_weights([posterior.float() for posterior in posteriors])
-            flat = x.float().flatten(2)
             if self.unfold is None:
-                logits = torch.bmm(weights, flat)
-            else:
-                logits = self._logits_of_cells(self.unfold, weights, flat)
-            return unfold(logits.reshape(*logits.shape[:2], *x.shape[2:]), self.fold)
+                return LogitMap(x, weights[:, :, None], None)
+            return LogitMap(x, *self._weights_of_cells(self.unfold, weights))
 
-    def _logits_of_cells(self, last: nn.Conv3d, weights: Tensor, flat: Tensor) -> Tensor:
-        """(B, K, c0), (B, c0, N) -> (B, K * fold^3, N).
+    def _weights_of_cells(self, last: nn.Conv3d, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, K, c0) -> (B, K, fold^3, c0) and offsets (B, K, fold^3).
 
         The classifier is linear, so it is taken through the unfolding convolution once per class
         instead of building c0 channels at full resolution.
@@ -158,6 +159,5 @@ class Head(nn.Module):
         c0 = weights.shape[2]
         assert last.bias is not None
         kernel, bias = last.weight.float().reshape(c0, -1, c0), last.bias.float().reshape(c0, -1)
-        per_cell = torch.einsum("bko,ofi->bkfi", weights, kernel).flatten(1, 2)
-        offset = torch.einsum("bko,of->bkf", weights, bias).flatten(1, 2)
-        return torch.baddbmm(offset[:, :, None], per_cell, flat)
+        per_cell = torch.einsum("bko,ofi->bkfi", weights, kernel)
+        return per_cell, torch.einsum("bko,of->bkf", weights, bias)

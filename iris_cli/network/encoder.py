@@ -6,8 +6,10 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from iris_cli.network.blocks import ResidualBlock, fold
+from iris_cli.network.blocks import ResidualBlock, fold, residual_stack
 from iris_cli.network.config import NetworkConfig
+from iris_cli.network.kernels.residual_stack import serves
+from iris_cli.network.kernels.stem import run_stem
 from iris_cli.network.recompute import run
 
 
@@ -23,7 +25,8 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C_in, Z, Y, X) -> (B, c0, Z, Y, X)."""
-        return self.conv2(self.conv1(x))  # type: ignore[no-any-return]
+        first = run_stem(x, self.conv1.weight) if serves(x) else self.conv1(x)
+        return residual_stack([self.conv2], first, overwrite=True)
 
 
 class DownLevel(nn.Module):
@@ -41,7 +44,8 @@ class DownLevel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C_in, Z, Y, X) -> (B, C_out, Z / scale, Y / scale, X / scale)."""
-        return self.conv(x)  # type: ignore[no-any-return]
+        pool, *blocks = self.conv
+        return residual_stack(blocks, pool(x), overwrite=True)
 
 
 class ImageEncoder(nn.Module):

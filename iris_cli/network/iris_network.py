@@ -11,11 +11,11 @@ from iris_cli.errors import UsageError
 from iris_cli.network.config import NetworkConfig
 from iris_cli.network.decoder import Decoder, Head
 from iris_cli.network.encoder import ImageEncoder
+from iris_cli.network.logit_map import LogitMap
 from iris_cli.network.task_encoder import TaskEncoder
 
 Features = tuple[Tensor, ...]
 Tokens = list[Tensor]
-MASK_VOXELS_AT_ONCE = 2**24
 
 
 class IrisNetwork(nn.Module):
@@ -74,17 +74,8 @@ class IrisNetwork(nn.Module):
             )
         if class_valid is None:
             class_valid = torch.ones(masks.shape[:2], dtype=torch.bool, device=masks.device)
-        together = masks.shape[1]
-        if not torch.is_grad_enabled():
-            # Classes do not see each other here, so memory need not grow with their number.
-            together = max(1, MASK_VOXELS_AT_ONCE // masks[:, 0].numel())
-        groups = [
-            self.task_embedding(features, some, valid, recompute=recompute)
-            for some, valid in zip(
-                torch.split(masks, together, 1), torch.split(class_valid, together, 1), strict=True
-            )
-        ]
-        return [torch.cat(stage, dim=1) for stage in zip(*groups, strict=True)]
+        found: Tokens = self.task_embedding(features, masks, class_valid, recompute=recompute)
+        return found
 
     def tokens_from_bank(self, ids: Tensor) -> Tokens:
         """Remembered tokens of classes: ids (B, K) int64 -> per stage (B, K, tokens, C_i)."""
@@ -105,16 +96,30 @@ class IrisNetwork(nn.Module):
         features: of the query. tokens: per stage (B, K, tokens, C_i). class_valid: (B, K) bool.
         returns: logits (B, K, Z, Y, X) float32; no sigmoid taken.
         """
+        logits = self._logit_map(features, tokens, class_valid, recompute).logits()
+        if class_valid is None:
+            return logits
+        return logits.masked_fill(~class_valid[:, :, None, None, None], 0.0)
+
+    def decode_map(self, features: Sequence[Tensor], tokens: Sequence[Tensor]) -> LogitMap:
+        """`decode`, with the logits not multiplied out: for those who want them part by part."""
+        return self._logit_map(features, tokens, None, False)
+
+    def _logit_map(
+        self,
+        features: Sequence[Tensor],
+        tokens: Sequence[Tensor],
+        class_valid: Tensor | None,
+        recompute: bool,
+    ) -> LogitMap:
         seen = class_valid
         if class_valid is not None:
             # A softmax over no key is not a number in some attention kernels; the logits of such
             # an episode are zeroed anyway.
             seen = class_valid | ~class_valid.any(dim=1, keepdim=True)
         x, posteriors = self.decoder(tuple(features), list(tokens), seen, recompute=recompute)
-        logits: Tensor = self.out(x, posteriors)
-        if class_valid is None:
-            return logits
-        return logits.masked_fill(~class_valid[:, :, None, None, None], 0.0)
+        found: LogitMap = self.out.logit_map(x, posteriors)
+        return found
 
     def _check_size(self, size: torch.Size) -> None:
         multiple = self.config.size_multiple

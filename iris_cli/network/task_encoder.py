@@ -1,26 +1,39 @@
 """Task encoder: reference features and masks become the tokens of a task.
 
-Works on a flat list of P valid (episode, class) pairs; a class never sees another one here.
-What does not depend on the class is computed once per reference.
+A class never sees another one here, and what does not depend on the class is computed once per
+reference. Two ways lead through the same steps: `StageEncoder.forward` takes a flat list of P valid
+(episode, class) pairs at once, as training needs it; `StageEncoder.encode_classes` takes the
+classes of one reference one by one, for inference, where `kernels` do the work and memory does not
+grow with the number of classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from iris_cli.network.attention import CrossAttention, FeedForward, SelfAttention
+from iris_cli.network.attention import CROSS_NORM_EPS, CrossAttention, FeedForward, SelfAttention
 from iris_cli.network.blocks import fold, linear_matrix, norm_relu, unfold
 from iris_cli.network.config import POSITION_VOLUME_SIZE, ForegroundToken, NetworkConfig
+from iris_cli.network.kernels.absorbed_attention import absorbed_attention
+from iris_cli.network.kernels.few_channels import convolve_to_one
+from iris_cli.network.kernels.mask_crop import MaskCrop, UpsampleTransposed, crop_masks
 from iris_cli.network.recompute import run
 
 MAP_NORM_EPS = 1e-5
 TOKEN_BLOCKS = 2
+MAP_VALUES_AT_ONCE = 2**22
+"""How many values the context maps that exist together hold: 17 MB in fp32. The weights of the
+token blocks are read once for all of them, so that several deep maps are better than one."""
+
+ReadMap = Callable[[CrossAttention, Tensor], Tensor]
+"""What tokens (P, M, C) gain by reading the context map of their class through a block."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +60,11 @@ def pool_foreground(features: Tensor, pairs: MaskPairs, variant: ForegroundToken
     A mask of less than one voxel in all divides by 1.
     """
     masks, size = pairs.masks, features.shape[2:]
-    steps = [n // m for n, m in zip(masks.shape[1:], size, strict=True)]
     with torch.autocast(features.device.type, enabled=False):
         if variant is ForegroundToken.FULL:
             weights = _upsample_transposed(masks, size)
-        elif variant is ForegroundToken.NEAREST:
-            z, y, x = steps
-            weights = masks[:, z // 2 :: z, y // 2 :: y, x // 2 :: x]
         else:
-            weights = F.avg_pool3d(masks[:, None], steps)[:, 0]
+            weights = _reduced(masks, masks.shape[1] // size[0], variant)
         flat = weights.flatten(1)
         per_pair = features.float().flatten(2)[pairs.episode]
         pooled = torch.bmm(per_pair, flat[:, :, None])[:, :, 0]
@@ -88,12 +97,12 @@ class TokenBlock(nn.Module):
         self.query_attn_block_2 = SelfAttention(channels, heads)
         self.query_ffn_2 = FeedForward(channels)
 
-    def forward(self, tokens: Tensor, context: Tensor | None) -> Tensor:
-        """tokens: (P, M, C), context: (P, N, C) -> tokens (P, M, C)."""
+    def forward(self, tokens: Tensor, read: ReadMap | None) -> Tensor:
+        """tokens: (P, M, C) -> (P, M, C); read: None for a block without map."""
         tokens = tokens + self.query_attn_block_1(tokens)
         tokens = tokens + self.query_ffn_1(tokens)
-        if context is not None:
-            tokens = tokens + self.query_aggregate_block(tokens, context)
+        if read is not None:
+            tokens = tokens + read(self.query_aggregate_block, tokens)
             tokens = tokens + self.query_aggregate_ffn(tokens)
         tokens = tokens + self.query_attn_block_2(tokens)
         return tokens + self.query_ffn_2(tokens)  # type: ignore[no-any-return]
@@ -117,7 +126,8 @@ class StageEncoder(nn.Module):
     def __init__(self, config: NetworkConfig, stage: int) -> None:
         super().__init__()
         c, heads = config.stage_channels(stage), config.stage_heads(stage)
-        self.stride = config.stage_stride(stage)
+        self.stride, self.fold = config.stage_stride(stage), config.fold
+        self.with_context = config.context_tokens
         self.foreground = config.foreground_token
         self.foreground_norm = config.foreground_norm
         if self.foreground is not ForegroundToken.NONE:
@@ -143,24 +153,54 @@ class StageEncoder(nn.Module):
 
     def forward(self, features: Tensor, pairs: MaskPairs, of_masks: Tensor | None) -> Tensor:
         """features: (B, C, d, h, w), of_masks: as `context_map` -> tokens (P, M, C)."""
-        rows, context = [], None
+        read, pooled = None, None
         if of_masks is not None:
             context_map = self.context_map(features, pairs.episode, of_masks)
-            context = context_map.flatten(2).transpose(1, 2)
-            queries = self.norm_query(self.task_query)
-            rows.append(queries.expand(len(pairs.episode), -1, -1))
+            read = partial(_read, context=context_map.flatten(2).transpose(1, 2))
         if self.foreground is not ForegroundToken.NONE:
-            pooled = self._pool_foreground(features, pairs)
+            pooled = pool_foreground(self._features_to_pool(features), pairs, self.foreground)
+        return self._exchange(self._first_tokens(pooled, len(pairs.episode)), read)
+
+    def encode_classes(
+        self, features: Tensor, crops: Sequence[MaskCrop], weights: Tensor | None
+    ) -> Tensor:
+        """The same for the classes of one reference, without gradient.
+
+        features: (1, C, d, h, w); crops: of the K masks; weights: (K, d * h * w) of the features
+        in the foreground token, or None -> tokens (K, M, C).
+        """
+        pooled = None
+        if weights is not None:
+            pooled = _weighted_mean(self._features_to_pool(features), weights)
+        tokens = self._first_tokens(pooled, len(crops))
+        if not self.with_context:
+            return self._exchange(tokens, None)
+        shared, found = self._shared_map(features), []
+        at_once = max(1, MAP_VALUES_AT_ONCE // features.numel())
+        for start in range(0, len(crops), at_once):
+            some = slice(start, start + at_once)
+            maps = [self._normed_map(features, shared, crop) for crop in crops[some]]
+            found.append(self._exchange(tokens[some], partial(absorbed_attention, maps=maps)))
+        return torch.cat(found)
+
+    def _first_tokens(self, pooled: Tensor | None, count: int) -> Tensor:
+        """pooled: (P, C) or None -> (P, M, C)."""
+        rows = []
+        if self.with_context:
+            rows.append(self.norm_query(self.task_query).expand(count, -1, -1))
+        if pooled is not None:
             rows.append(self.norm_foreground(pooled)[:, None])
-        tokens = self.norm_combined(torch.cat(rows, dim=1))
+        return self.norm_combined(torch.cat(rows, dim=1))  # type: ignore[no-any-return]
+
+    def _exchange(self, tokens: Tensor, read: ReadMap | None) -> Tensor:
         for block in self.attn_layers:
-            tokens = block(tokens, context)
+            tokens = block(tokens, read)
         return self.norm_post(tokens)  # type: ignore[no-any-return]
 
-    def _pool_foreground(self, features: Tensor, pairs: MaskPairs) -> Tensor:
+    def _features_to_pool(self, features: Tensor) -> Tensor:
         if self.foreground_norm:
-            features = F.group_norm(features.float(), features.shape[1], eps=MAP_NORM_EPS)
-        return pool_foreground(features, pairs, self.foreground)
+            return F.group_norm(features.float(), features.shape[1], eps=MAP_NORM_EPS)
+        return features
 
     def context_map(self, features: Tensor, episode: Tensor, of_masks: Tensor) -> Tensor:
         """The reference as seen through each mask.
@@ -179,8 +219,27 @@ class StageEncoder(nn.Module):
     def merge_image(self, full: Tensor) -> Tensor:
         """The part of the merging convolution that all masks share: (B, 1, z, y, x), same."""
         conv = self.merge.conv
-        merged = F.conv3d(norm_relu(full, MAP_NORM_EPS), conv.weight[:, :1], conv.bias, padding=1)
+        merged = convolve_to_one(norm_relu(full, MAP_NORM_EPS), conv.weight[:, :1], conv.bias)
         return merged if self.pos_embed is None else merged + self.pos_embed(full.shape[2:])
+
+    def _shared_map(self, features: Tensor) -> Tensor:
+        """What all masks share of the merged map, folded: (1, C, d, h, w) -> (1, s^3, d, h, w)."""
+        return fold(self.merge_image(self.full_resolution_map(features)), self.stride)
+
+    def _normed_map(self, features: Tensor, shared: Tensor, crop: MaskCrop) -> Tensor:
+        """`context_map` of one mask, normalised per voxel as `absorbed_attention` reads it: (N, C).
+
+        The mask changes the merged map inside its crop only.
+        """
+        merged, (z, y, x) = shared.clone(), crop.cells(self.stride * self.fold)
+        mask = crop.norm_relu(self.fold, MAP_NORM_EPS)
+        of_mask = convolve_to_one(mask, self.merge.conv.weight[:, 1:])
+        merged[:, :, z, y, x] += fold(of_mask, self.stride)
+        squeeze = self.squeeze.conv
+        channels = norm_relu(merged, MAP_NORM_EPS)[0].flatten(1)
+        rows = F.linear(channels.T, squeeze.weight.flatten(1), squeeze.bias)
+        rows += features[0].flatten(1).T
+        return F.layer_norm(rows, rows.shape[1:], eps=CROSS_NORM_EPS)
 
 
 class TaskEncoder(nn.ModuleList):
@@ -197,17 +256,66 @@ class TaskEncoder(nn.ModuleList):
 
         returns: per stage (B, K, M, C_i) float32, zero for pairs that are not valid.
         """
-        pairs = MaskPairs.select(masks, valid)
         shapes = [(*valid.shape, self.config.tokens, f.shape[1]) for f in features[: len(self)]]
         tokens = [torch.zeros(shape, device=masks.device) for shape in shapes]
-        if len(pairs.episode) == 0:
+        if not bool(valid.any()):
             return tokens
+        if torch.is_grad_enabled():
+            return self._encode_pairs(features, masks, valid, tokens, recompute)
+        for episode in range(len(masks)):
+            of_one = [f[episode : episode + 1] for f in features[: len(self)]]
+            found = self._encode_reference(of_one, masks[episode], valid[episode])
+            for stage, stage_tokens in zip(tokens, found, strict=True):
+                stage[episode, valid[episode]] = stage_tokens.float()
+        return tokens
+
+    def _encode_pairs(
+        self,
+        features: Sequence[Tensor],
+        masks: Tensor,
+        valid: Tensor,
+        tokens: list[Tensor],
+        recompute: bool,
+    ) -> list[Tensor]:
+        pairs = MaskPairs.select(masks, valid)
         of_masks = self.merge_masks(pairs)
         for i, encode in enumerate(self):
             part = None if of_masks is None else of_masks[:, i : i + 1]
             found = run(encode, features[i], pairs, part, recompute=recompute)
             tokens[i] = tokens[i].index_put((valid,), found.float())
         return tokens
+
+    def _encode_reference(
+        self, features: Sequence[Tensor], masks: Tensor, valid: Tensor
+    ) -> list[Tensor]:
+        """features: (1, C_i, d, h, w); masks: (K, Z, Y, X) -> per stage (valid ones, M, C_i)."""
+        cell = self.config.fold * self.config.stage_stride(0)
+        crops = crop_masks(masks, cell, margin=self.config.fold)
+        crops = [crop for crop, wanted in zip(crops, valid.tolist(), strict=True) if wanted]
+        if not crops:
+            return [f.new_empty(0, self.config.tokens, f.shape[1]) for f in features]
+        weights = self._pooling_weights(crops, [f.shape[2:] for f in features])
+        stages = (cast(StageEncoder, stage) for stage in self)
+        return [
+            stage.encode_classes(f, crops, w)
+            for stage, f, w in zip(stages, features, weights, strict=True)
+        ]
+
+    def _pooling_weights(
+        self, crops: Sequence[MaskCrop], sizes: Sequence[torch.Size]
+    ) -> list[Tensor] | list[None]:
+        """The share of every coarse voxel in the foreground tokens: per stage (K, d * h * w)."""
+        variant = self.config.foreground_token
+        if variant is ForegroundToken.NONE:
+            return [None] * len(sizes)
+        device = crops[0].mask.device
+        with torch.autocast(device.type, enabled=False):
+            if variant is ForegroundToken.FULL:
+                transposed = UpsampleTransposed(crops[0].size, sizes, device)
+                per_class = [transposed(crop) for crop in crops]
+            else:
+                per_class = [_reduced_crop(crop, sizes, variant) for crop in crops]
+        return [torch.stack(stage).flatten(1) for stage in zip(*per_class, strict=True)]
 
     def merge_masks(self, pairs: MaskPairs) -> Tensor | None:
         """The mask's part of every stage's merging convolution at once: (P, stages, z, y, x).
@@ -232,6 +340,37 @@ def _norm_relu_mask(masks: Tensor) -> Tensor:
     if bool(((masks == 0) | (masks == 1)).all()):
         return masks * ((1 - share) / torch.sqrt(share * (1 - share) + MAP_NORM_EPS))
     return norm_relu(masks, MAP_NORM_EPS)
+
+
+def _read(attend: CrossAttention, tokens: Tensor, context: Tensor) -> Tensor:
+    return attend(tokens, context)  # type: ignore[no-any-return]
+
+
+def _weighted_mean(features: Tensor, weights: Tensor) -> Tensor:
+    """(1, C, d, h, w), (K, d * h * w) -> (K, C) float32; a mass below one divides by 1."""
+    with torch.autocast(features.device.type, enabled=False):
+        sums = weights @ features[0].float().flatten(1).T
+        return sums / weights.sum(1).clamp(min=1)[:, None]
+
+
+def _reduced(masks: Tensor, step: int, variant: ForegroundToken) -> Tensor:
+    """Masks on a grid `step` times coarser, nearest or area: (P, Z, Y, X) -> (P, d, h, w)."""
+    if variant is ForegroundToken.NEAREST:
+        return masks[:, step // 2 :: step, step // 2 :: step, step // 2 :: step]
+    return F.avg_pool3d(masks[:, None], step)[:, 0]
+
+
+def _reduced_crop(
+    crop: MaskCrop, sizes: Sequence[torch.Size], variant: ForegroundToken
+) -> list[Tensor]:
+    """The same of a whole mask to several grids, from what of it is not zero: (d, h, w) each."""
+    mask, out = crop.mask.float()[None], []
+    for size in sizes:
+        step = crop.size[0] // size[0]
+        coarse = torch.zeros(size, device=mask.device)
+        coarse[crop.cells(step)] = _reduced(mask, step, variant)[0]
+        out.append(coarse)
+    return out
 
 
 def _upsample_transposed(masks: Tensor, size: torch.Size) -> Tensor:

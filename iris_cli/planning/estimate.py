@@ -1,4 +1,4 @@
-"""How much memory preprocessing and training by a plan will want: from sizes alone, said early."""
+"""How much memory training by a plan will want: from sizes alone, said early."""
 
 from __future__ import annotations
 
@@ -19,13 +19,6 @@ KERNEL_BYTES = 150_000_000
 # tiny and small networks steps held 20 to 40 % more than was alive, in wide ones nothing.
 HEAP_TOP_BYTES = 64 << 20
 HEAP_HOLES = 0.25
-
-# Measured on 512 x 512 x 300 (int16) and 256 x 256 x 200 (float32) at working spacings from 0.8 to
-# 3 mm: never more than 5 % above this, up to 15 % below it. Per native voxel the image, its
-# normalised form and one copy; per working voxel image and label map with their intermediates.
-PROCESS_BYTES = 340_000_000
-BYTES_PER_NATIVE_VOXEL = 12.0
-BYTES_PER_WORKING_VOXEL = 14.0
 
 
 class TrainingEstimate(Record):
@@ -112,32 +105,9 @@ def _precision(setting: Literal["auto"] | Precision, device: Device) -> Precisio
         return "bfloat16"
     import torch
 
-    from iris_cli.training.precision import autocast_type
+    from iris_cli.network.precision import autocast_type
 
     return "float32" if autocast_type(setting, torch.device("cpu")) is None else "bfloat16"
-
-
-def preprocessing_bytes(native_voxels: float, working_voxels: float) -> int:
-    """Peak memory (bytes) of one process that preprocesses a case of these sizes."""
-    return int(
-        PROCESS_BYTES
-        + BYTES_PER_NATIVE_VOXEL * native_voxels
-        + BYTES_PER_WORKING_VOXEL * working_voxels
-    )
-
-
-def estimate_preprocessing(plan: Plan) -> int:
-    """Most memory (bytes) that one worker of `iris preprocess` takes for any case of the plan.
-
-    From the largest size along each axis, so it is more than enough where shapes differ much.
-    """
-    needed = [0]
-    for planned in plan.sets.values():
-        found = planned.fingerprint
-        native = math.prod(found.shape_max)
-        volume_mm3 = native * math.prod(found.spacing_mm_max)
-        needed.append(preprocessing_bytes(native, volume_mm3 / planned.spacing_mm**3))
-    return max(needed)
 
 
 def count_parameters(config: NetworkConfig) -> int:

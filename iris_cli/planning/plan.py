@@ -191,6 +191,11 @@ def make_plan(
     )
 
 
+def fingerprint_of(raw_set: RawSet, *, seed: int = 0) -> SetFingerprint:
+    """The fingerprint that a plan has for this set; raises DataRefused as `make_plan`."""
+    return fingerprint_set(_facts_for_planning(raw_set, _split(raw_set, seed)))
+
+
 def read_plan(path: Path) -> Plan:
     """Read a plan; unknown keys are refused with the nearest known name, other versions by name."""
     content = read_json(path)
@@ -234,8 +239,7 @@ def _plan_set(
     raw_set: RawSet, preset: Preset, *, workspace: Path, seed: int
 ) -> tuple[SetPlan, dict[str, str]]:
     raw = raw_set.raw
-    hashes = {fact.case: fact.image_hash for fact in raw_set.report.facts}
-    split = split_cases(raw.cases, set_name=raw.name, seed=seed, image_hashes=hashes)
+    split = _split(raw_set, seed)
     facts = _facts_for_planning(raw_set, split)
     fingerprint = fingerprint_set(facts)
     channels, why_channels = _channels(raw, fingerprint)
@@ -262,6 +266,12 @@ def _plan_set(
         "channels": why_channels,
     }
     return planned, reasons | _label_reasons(raw)
+
+
+def _split(raw_set: RawSet, seed: int) -> Split:
+    raw = raw_set.raw
+    hashes = {fact.case: fact.image_hash for fact in raw_set.report.facts}
+    return split_cases(raw.cases, set_name=raw.name, seed=seed, image_hashes=hashes)
 
 
 def _label_reasons(raw: RawDataset) -> dict[str, str]:

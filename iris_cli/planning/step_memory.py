@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from iris_cli.network.iris_network import IrisNetwork
 from iris_cli.planning.step_shape import StepShape
-from iris_cli.training.batches import collate
+from iris_cli.training.batches import Batch, collate
 from iris_cli.training.episodes import Episode
 from iris_cli.training.loss import episode_loss
 from iris_cli.training.step import EpisodeNetwork
@@ -57,7 +57,7 @@ def peak_of_step(step: StepShape) -> Peak:
         if step.gradients:
             for parameter in network.parameters():
                 parameter.grad = torch.empty_like(parameter)
-        batch = collate([_episode(step, i) for i in range(step.episodes)])
+        batch = fake_batch(step)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             logits, _ = model(batch)
             loss = episode_loss(
@@ -65,6 +65,11 @@ def peak_of_step(step: StepShape) -> Peak:
             )
         loss.sum.backward()  # type: ignore[no-untyped-call]
     return live.peak
+
+
+def fake_batch(step: StepShape) -> Batch:
+    """The episodes of a part of a step, without values (inside a FakeTensorMode)."""
+    return collate([_episode(step, i) for i in range(step.episodes)])
 
 
 def _episode(step: StepShape, index: int) -> Episode:

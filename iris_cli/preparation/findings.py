@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
-from iris_cli.errors import DataRefused, IrisError
+from iris_cli.errors import DataRefused
 from iris_cli.files.schema import Record
+from iris_cli.preparation.codes import RULES, Code, Verdict
 from iris_cli.preparation.measure import CaseFacts
 
 
@@ -18,40 +22,13 @@ class Severity(StrEnum):
     WARNING = "warning"
 
 
-class Code(StrEnum):
-    """What can be found. The value is what reports and JSON show."""
-
-    NO_CASES = "no cases"
-    DUPLICATE_CASE = "duplicate case name"
-    RESERVED_NAME = "reserved case name"
-    DUPLICATE_IMAGE = "duplicate image"
-    SUBJECT_ACROSS_ROLES = "subject in several roles"
-    MISSING_IMAGE = "missing image"
-    MISSING_CHANNEL = "missing channel"
-    MISSING_LABEL = "missing label map"
-    LABEL_WITHOUT_IMAGE = "label map without image"
-    OTHER_ENDING = "other file ending"
-    UNREADABLE = "unreadable file"
-    NOT_3D = "not 3-D"
-    BAD_GEOMETRY = "bad geometry"
-    NON_INTEGER_LABELS = "non-integer labels"
-    GRID_DIFFERENT = "grid differs"
-    GRID_ROUNDING = "grid differs by rounding"
-    CHANNEL_GRID = "channel grid differs"
-    UNDECLARED_VALUE = "undeclared label value"
-    NONFINITE = "NaN or infinite voxels"
-    CONSTANT_IMAGE = "constant image"
-    EMPTY_LABEL = "empty label map"
-    CLASS_NEVER_SEEN = "class in no label map"
-    MODALITY = "modality disagrees"
-    NOTE = "note of the reader"
-
-
 class Finding(Record):
-    """One finding: what is wrong, where, found against expected, and what to do."""
+    """One finding: what is wrong, where, found against expected, and what to do.
+
+    accepted: whether the user said by `--accept` that it is meant; it refuses nothing then.
+    """
 
     code: Code
-    severity: Severity
     set: str
     case: str | None
     file: str | None
@@ -59,14 +36,63 @@ class Finding(Record):
     found: str | None = None
     expected: str | None = None
     fix: str | None = None
+    accepted: bool = False
+
+    @property
+    def severity(self) -> Severity:
+        is_warning = RULES[self.code].verdict is Verdict.WARNED
+        return Severity.WARNING if is_warning else Severity.ERROR
+
+    @property
+    def refuses(self) -> bool:
+        return self.severity is Severity.ERROR and not self.accepted
+
+    @property
+    def where(self) -> str:
+        return f"{self.set}/{self.case}" if self.case else self.set
 
     def line(self) -> str:
         """The finding in one line."""
-        where = f"{self.set}/{self.case}" if self.case else self.set
         numbers = f" (found {self.found}" if self.found else ""
         if numbers:
             numbers += f", expected {self.expected})" if self.expected else ")"
-        return f"{where}: {self.message}{numbers}" + (f"; {self.fix}" if self.fix else "")
+        fix = f"; {self.fix}" if self.fix else ""
+        return f"{self.where}: {self.message}{numbers}{fix} [{self.code}]"
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, JSON values only."""
+        return {"severity": self.severity.value, **self.model_dump(mode="json")}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where findings are made: a set, and one of its cases or none."""
+
+    set: str
+    case: str | None = None
+
+    def finding(
+        self,
+        code: Code,
+        message: str,
+        *,
+        file: Path | str | None = None,
+        found: object = None,
+        expected: object = None,
+        fix: str | None = None,
+    ) -> Finding:
+        """A finding here; what to do is the code's own advice unless `fix` says better."""
+        todo = RULES[code].todo
+        return Finding(
+            code=code,
+            set=self.set,
+            case=self.case,
+            file=None if file is None else str(file),
+            message=message,
+            found=None if found is None else str(found),
+            expected=None if expected is None else str(expected),
+            fix=fix or (None if todo == "nothing" else todo),
+        )
 
 
 class IntegrityReport(Record):
@@ -79,28 +105,21 @@ class IntegrityReport(Record):
 
     @property
     def errors(self) -> tuple[Finding, ...]:
-        return tuple(f for f in self.findings if f.severity is Severity.ERROR)
+        """What refuses the set."""
+        return tuple(f for f in self.findings if f.refuses)
 
     @property
     def warnings(self) -> tuple[Finding, ...]:
         return tuple(f for f in self.findings if f.severity is Severity.WARNING)
 
-    def to_rows(self) -> list[dict[str, str]]:
-        """One row of a table per finding."""
-        return [
-            {
-                "severity": f.severity.value,
-                "set": f.set,
-                "case": f.case or "",
-                "finding": f.code.value,
-                "message": f.message,
-                "found": f.found or "",
-                "expected": f.expected or "",
-                "fix": f.fix or "",
-                "file": f.file or "",
-            }
-            for f in self.findings
-        ]
+    @property
+    def accepted(self) -> tuple[Finding, ...]:
+        return tuple(f for f in self.findings if f.accepted)
+
+    def accepting(self, codes: frozenset[Code]) -> IntegrityReport:
+        """The same report with the findings of these codes accepted."""
+        marked = (f.model_copy(update={"accepted": f.code in codes}) for f in self.findings)
+        return self.model_copy(update={"findings": tuple(marked)})
 
     def to_json(self) -> dict[str, Any]:
         """Findings and counts, JSON values only."""
@@ -109,44 +128,52 @@ class IntegrityReport(Record):
             "cases": self.cases,
             "errors": len(self.errors),
             "warnings": len(self.warnings),
-            "findings": [f.model_dump(mode="json") for f in self.findings],
+            "accepted": len(self.accepted),
+            "findings": [finding.to_json() for finding in self.findings],
         }
 
     def raise_if_refused(self) -> None:
-        """Raise DataRefused with every error in one message, if there is any."""
+        """Raise DataDefects with every error in one message, if there is any."""
         raise_if_refused([self])
 
 
+class DataDefects(DataRefused):
+    """Raw data sets are refused; `reports` has everything that was found in them."""
+
+    def __init__(self, problem: str, reports: Sequence[IntegrityReport], **parts: Any) -> None:
+        super().__init__(problem, **parts)
+        self.reports = tuple(reports)
+
+    def to_json(self) -> dict[str, object]:
+        """The parts of the error, and every report."""
+        return {**super().to_json(), "integrity": [report.to_json() for report in self.reports]}
+
+
 def raise_if_refused(reports: Sequence[IntegrityReport]) -> None:
-    """Raise one DataRefused that lists the errors of all sets, if there is any."""
+    """Raise one DataDefects that lists the errors of all sets, if there is any."""
     errors = [finding for report in reports for finding in report.errors]
     if not errors:
         return
     sets = sorted({finding.set for finding in errors})
-    raise DataRefused(
+    known = sorted({f.code.value for f in errors if RULES[f.code].verdict is Verdict.REFUSED})
+    accept = f", or say what is meant: {' '.join(f'--accept {code}' for code in known)}"
+    raise DataDefects(
         f"{len(errors)} finding{'s' if len(errors) > 1 else ''} in {', '.join(sets)}:\n"
         + "\n".join(f"  {finding.line()}" for finding in errors),
+        reports,
         file=errors[0].file if len(errors) == 1 else None,
-        fix="correct the files named above and run the same line again",
+        fix="correct the files named above and run the same line again" + (accept if known else ""),
     )
 
 
-def finding_of_error(
-    error: IrisError, code: Code, *, set_name: str, case: str | None, file: object = None
-) -> Finding:
-    """An exception of a reader as a finding."""
-    named = error.file or (None if file is None else str(file))
-    return Finding(
-        code=code,
-        severity=Severity.ERROR,
-        set=set_name,
-        case=case,
-        file=named,
-        message=error.problem,
-        found=error.found,
-        expected=error.expected,
-        fix=error.fix,
-    )
+def summary_rows(reports: Iterable[IntegrityReport]) -> list[tuple[str, str, int, str]]:
+    """(code, what it does, findings, meaning) of every code that was found, refused ones first."""
+    found = [finding for report in reports for finding in report.findings]
+    counts = Counter((not f.refuses, f.code, f.accepted) for f in found)
+    return [
+        (code.value, "accepted" if accepted else RULES[code].verdict.value, n, RULES[code].meaning)
+        for (_, code, accepted), n in sorted(counts.items())
+    ]
 
 
 def sort_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -154,6 +181,9 @@ def sort_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(
         sorted(
             findings,
-            key=lambda f: (f.severity is not Severity.ERROR, f.case or "", f.code.value, f.message),
+            key=lambda f: (
+                f.severity is not Severity.ERROR, f.case or "", f.code.value, f.message,
+                f.file or "",
+            ),
         )
-    )
+    )  # fmt: skip

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from iris_cli.dataset.classes import sharing_values
 from iris_cli.dataset.raw import RawDataset
@@ -33,7 +32,7 @@ class CaseFacts(Record):
 
     guesses: guessed modality per channel. classes: those with at least one voxel, none that is held
     out. extent_mm: longest edge of the box around these classes, 0 where there is none.
-    image_hash: content hash of channel 0.
+    image_hash: of the voxels of channel 0, whatever its header says.
     """
 
     case: str
@@ -90,6 +89,8 @@ def measure_classes(
 
 def count_and_box(label: npt.NDArray[np.integer[Any]]) -> tuple[dict[int, int], dict[int, Box]]:
     """Voxel count of every value (0 included) and bounding box of every value but 0."""
+    from scipy import ndimage  # a third of a second that only planning has to pay
+
     low, high = int(label.min()), int(label.max())
     if low < 0 or high >= _TABLE_LIMIT:
         values, numbered = np.unique(label, return_inverse=True)

@@ -21,8 +21,9 @@ import numpy.typing as npt
 from iris_cli.errors import DataRefused
 from iris_cli.execution.jobs import CaseResult
 from iris_cli.execution.receipts import Receipt, matches
+from iris_cli.execution.stages import stage
 from iris_cli.files.publish import remove_leftovers
-from iris_cli.preparation.prepare import prepare_image
+from iris_cli.preparation.prepare import PreparedImage, prepare_image
 from iris_cli.preparation.profiles import PROFILE, guess_modality
 from iris_cli.preparation.store import (
     STORE_VERSION,
@@ -35,7 +36,7 @@ from iris_cli.preparation.store import (
     write_case,
 )
 from iris_cli.volume.grid import Grid, GridMatch
-from iris_cli.volume.reading import Volume, read_image, read_labels
+from iris_cli.volume.reading import Volume, read_grid, read_image, read_labels
 from iris_cli.volume.resampling import resample_labels
 
 GUESS = "guess"  # a set without one modality: every case by its own voxels
@@ -118,36 +119,57 @@ class _LabelView:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _ImageView:
+    """One channel on the working grid; its native voxels are gone."""
+
+    prepared: PreparedImage
+    modality: str
+    content_hash: str
+    notes: tuple[str, ...]
+
+
 def _write_views(payload: PreprocessPayload, channels: list[int]) -> list[Receipt]:
+    """The native label map and the native channels are in memory one at a time."""
     states = [_file_states(payload, c) for c in range(len(payload.images))]  # before reading
-    reference = _read_channel(payload, 0)
-    label = None if payload.label is None else _label_view(payload, reference.grid)
+    grid = read_grid(payload.images[0]).canonical_grid
+    label = None if payload.label is None else _label_view(payload, grid)
     receipts = []
     for channel in channels:
         started = time.perf_counter()
-        image = reference if channel == 0 else _read_channel(payload, channel, reference.grid)
+        image = _image_view(payload, channel, grid)
         run = {"sources": states[channel], "started": started}
         receipts.append(_write_view(payload, channel, image, label, run))
     return receipts
 
 
+def _image_view(payload: PreprocessPayload, channel: int, grid: Grid) -> _ImageView:
+    path, asked = payload.images[channel], payload.modalities[channel]
+    with stage("reading the image", path):
+        volume = read_image(path)
+        content_hash = volume.content_hash()
+    volume = _on_grid(volume, grid, what=f"channel {channel}", image=payload.images[0])
+    with stage("normalising and resampling the image", path):
+        modality = guess_modality(volume.array) if asked == GUESS else asked
+        prepared = prepare_image(volume, modality, payload.spacing_mm, dtype=np.float16)
+    return _ImageView(prepared, modality, content_hash, volume.notes)
+
+
 def _write_view(
     payload: PreprocessPayload,
     channel: int,
-    image: Volume,
+    image: _ImageView,
     label: _LabelView | None,
     run: dict[str, Any],
 ) -> Receipt:
-    asked = payload.modalities[channel]
-    modality = guess_modality(image.array) if asked == GUESS else asked
-    prepared = prepare_image(image, modality, payload.spacing_mm)
+    prepared = image.prepared
     stored = StoredCase(
         case=payload.case,
         set=payload.set,
         subject=payload.subject,
         role=payload.role,
         channel=channel,
-        modality=modality,
+        modality=image.modality,
         spacing_mm=payload.spacing_mm,
         grid=prepared.grid.to_json(),
         shape=prepared.grid.shape_zyx,
@@ -160,7 +182,7 @@ def _write_view(
         labelled=label is not None,
     )
     inputs = {
-        "image": image.content_hash(),
+        "image": image.content_hash,
         "label": None if label is None else label.content_hash,
         "parameters": payload.parameters(channel),
     }
@@ -168,7 +190,8 @@ def _write_view(
     seconds = round(time.perf_counter() - run.pop("started"), 3)
     run |= {"seconds": seconds, "notes": notes}
     array = None if label is None else label.array
-    return write_case(payload.folder, stored, prepared.array, array, inputs=inputs, run=run)
+    with stage("writing to the store", payload.folder / f"{stored.name}.json"):
+        return write_case(payload.folder, stored, prepared.array, array, inputs=inputs, run=run)
 
 
 def _label_view(payload: PreprocessPayload, image_grid: Grid) -> _LabelView:
@@ -178,13 +201,16 @@ def _label_view(payload: PreprocessPayload, image_grid: Grid) -> _LabelView:
     may not be learned as empty.
     """
     assert payload.label is not None
-    volume = read_labels(payload.label)
-    content_hash = volume.content_hash()
+    with stage("reading the label map", payload.label):
+        volume = read_labels(payload.label)
+        content_hash = volume.content_hash()
     aligned = _on_grid(volume, image_grid, what="label map", image=payload.images[0])
-    present = {int(v) for v in np.unique(aligned.array)}
+    # Plane by plane: sorting a whole volume takes another one of memory.
+    present = {int(v) for plane in aligned.array for v in np.unique(plane)}
     _refuse_undeclared(payload, present)
-    working = resample_labels(aligned.array, image_grid, image_grid.working(payload.spacing_mm))
-    classes = describe_classes(working, payload.classes, seed=f"{payload.set}/{payload.case}")
+    with stage("resampling the label map", payload.label):
+        working = resample_labels(aligned.array, image_grid, image_grid.working(payload.spacing_mm))
+        classes = describe_classes(working, payload.classes, seed=f"{payload.set}/{payload.case}")
     there = {name for name, values in payload.classes.items() if present & set(values)}
     vanished = sorted(name for name in there if classes[name].voxels == 0)
     unknown = set(payload.not_annotated) | set(vanished)
@@ -192,13 +218,6 @@ def _label_view(payload: PreprocessPayload, image_grid: Grid) -> _LabelView:
         unknown |= set(payload.classes) - there
     notes = tuple(f"class {name} has no voxel left at the working spacing" for name in vanished)
     return _LabelView(working, classes, frozenset(unknown), content_hash, (*aligned.notes, *notes))
-
-
-def _read_channel(payload: PreprocessPayload, channel: int, grid: Grid | None = None) -> Volume:
-    volume = read_image(payload.images[channel])
-    if grid is None:
-        return volume
-    return _on_grid(volume, grid, what=f"channel {channel}", image=payload.images[0])
 
 
 def _on_grid(volume: Volume, grid: Grid, *, what: str, image: Path) -> Volume:

@@ -1,5 +1,9 @@
 """Profiles: how voxel values become network input. A model is bound to one profile by name.
 
+A profile is a recipe in three rooms, looked up by that name: voxels here (`iris-1`) and in `mass`
+(`mass-1`), where references are looked at (`task.encoding.RECIPES`), and from a query to labels
+(`inference.case.RECIPES`). docs/models.md compares them step by step.
+
 `iris-1` (CONTRACT): statistics come from the whole volume on its native grid, before any crop or
 resampling, for references and queries alike.
 
@@ -14,7 +18,9 @@ Values that are not finite become the smallest finite one, are counted, and are 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,8 +65,38 @@ def guess_modality(array: npt.NDArray[Any]) -> Modality:
     return "ct" if low < CT_GUESS_LOW_HU and high > CT_GUESS_HIGH_HU else "other"
 
 
+@dataclass(frozen=True)
+class Normalisation:
+    """How the voxels of one volume become network input: known from all of them, done to any part.
+
+    values: the whole volume (z, y, x), every value finite. function: any part of it to float32,
+    voxel by voxel. fill: the smallest normalised value. nonfinite: voxels that were replaced.
+    """
+
+    values: npt.NDArray[Any]
+    function: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
+    fill: float
+    statistics: dict[str, float]
+    nonfinite: int
+
+    def planes(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """The normalised planes start..stop (z)."""
+        return self.function(self.values[start:stop])
+
+
 def normalise(array: npt.NDArray[Any], modality: str, *, file: Path | None = None) -> Normalised:
-    """Normalise a whole native volume by profile iris-1.
+    """Normalise a whole native volume by profile iris-1; parameters and errors as below."""
+    fitted = fit_normalisation(array, modality, file=file)
+    result = np.empty(array.shape, np.float32)
+    for z in range(len(array)):  # float64 on the way is 8 bytes a voxel
+        result[z : z + 1] = fitted.planes(z, z + 1)
+    return Normalised(result, fitted.fill, fitted.statistics, fitted.nonfinite)
+
+
+def fit_normalisation(
+    array: npt.NDArray[Any], modality: str, *, file: Path | None = None
+) -> Normalisation:
+    """The normalisation of a whole native volume by profile iris-1.
 
     array: (z, y, x), any real type. file: named in the refusal.
     raises DataRefused above 1 % of values that are not finite, UsageError for another modality.
@@ -72,8 +108,10 @@ def normalise(array: npt.NDArray[Any], modality: str, *, file: Path | None = Non
             expected=" or ".join(MODALITIES),
         )
     values, nonfinite = replace_nonfinite(array, file=file)
-    normalised, statistics = _ct(values) if modality == "ct" else _other(values)
-    return Normalised(normalised, float(normalised.min()), statistics, nonfinite)
+    function, statistics = (_ct, {}) if modality == "ct" else _other(values)
+    # Clipping and scaling keep the order of values.
+    fill = float(function(values.min(keepdims=True))[0, 0, 0])
+    return Normalisation(values, function, fill, statistics, nonfinite)
 
 
 def replace_nonfinite(
@@ -97,44 +135,73 @@ def replace_nonfinite(
     return np.where(finite, array, array[finite].min()), nonfinite
 
 
-def _ct(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], dict[str, float]]:
+def _ct(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     result = values.astype(np.float32)
     np.clip(result, *CT_RANGE_HU, out=result)
     result -= np.float32(CT_CENTRE_HU)
     result /= np.float32(CT_SCALE_HU)
-    return result, {}
+    return result
 
 
-def _other(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], dict[str, float]]:
+def _other(
+    values: npt.NDArray[Any],
+) -> tuple[Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]], dict[str, float]]:
     statistics: dict[str, float] = {}
     background = background_value(values)
-    rest = values.reshape(-1)
     if background is not None:
         statistics["background"] = float(background)
-        kept = rest[rest != background]
-        # A constant volume is nothing but background: then there is no rest to leave it out of.
-        rest = kept if kept.size else rest
-    low, high = (float(p) for p in np.percentile(rest, PERCENTILES))
-    mean, deviation = _moments(rest, low, high)
+        if bool((values == background).all()):
+            background = None  # nothing else is there, so there is no rest to leave it out of
+    low, high = (float(p) for p in _percentiles(values.reshape(-1), background))
+    mean, deviation = _moments(values.reshape(-1), background, low, high)
     deviation = max(deviation, SMALLEST_DEVIATION)
-    result = np.empty(values.shape, np.float32)
-    for plane, target in zip(values, result, strict=True):
-        target[...] = (np.clip(plane.astype(np.float64), low, high) - mean) / deviation
     statistics |= {"low": low, "high": high, "mean": mean, "deviation": deviation}
-    return result, statistics
+    return partial(_standardised, low=low, high=high, mean=mean, deviation=deviation), statistics
 
 
-def _moments(rest: npt.NDArray[Any], low: float, high: float) -> tuple[float, float]:
-    """Mean and standard deviation of the clipped values, in float64 and blocks of fixed order.
+def _standardised(
+    values: npt.NDArray[Any], *, low: float, high: float, mean: float, deviation: float
+) -> npt.NDArray[np.float32]:
+    exact = np.clip(values.astype(np.float64), low, high)
+    exact -= mean
+    exact /= deviation
+    return exact.astype(np.float32)
+
+
+def _blocks(flat: npt.NDArray[Any], background: float | None) -> Iterator[npt.NDArray[Any]]:
+    """The values that are not background, in blocks of a fixed order."""
+    for start in range(0, flat.size, _BLOCK):
+        block = flat[start : start + _BLOCK]
+        yield block if background is None else block[block != background]
+
+
+def _percentiles(flat: npt.NDArray[Any], background: float | None) -> npt.NDArray[Any]:
+    """Percentiles of the rest, which is copied once: NumPy would copy it again to sort it."""
+    rest = np.empty(sum(block.size for block in _blocks(flat, background)), flat.dtype)
+    start = 0
+    for block in _blocks(flat, background):
+        rest[start : start + block.size] = block
+        start += block.size
+    found: npt.NDArray[Any] = np.percentile(rest, PERCENTILES, overwrite_input=True)
+    return found
+
+
+def _moments(
+    flat: npt.NDArray[Any], background: float | None, low: float, high: float
+) -> tuple[float, float]:
+    """Mean and standard deviation of the clipped rest, in float64.
 
     A whole copy in float64 would be four times the volume.
     """
-    blocks = range(0, rest.size, _BLOCK)
-    clipped = (np.clip(rest[i : i + _BLOCK].astype(np.float64), low, high) for i in blocks)
-    mean = math.fsum(float(block.sum()) for block in clipped) / rest.size
-    clipped = (np.clip(rest[i : i + _BLOCK].astype(np.float64), low, high) for i in blocks)
-    squares = math.fsum(float(np.square(block - mean).sum()) for block in clipped)
-    return mean, math.sqrt(squares / rest.size)
+
+    def clipped() -> Iterator[npt.NDArray[np.float64]]:
+        for block in _blocks(flat, background):
+            yield np.clip(block.astype(np.float64), low, high)
+
+    size = sum(block.size for block in _blocks(flat, background))
+    mean = math.fsum(float(block.sum()) for block in clipped()) / size
+    squares = math.fsum(float(np.square(block - mean).sum()) for block in clipped())
+    return mean, math.sqrt(squares / size)
 
 
 def background_value(values: npt.NDArray[Any]) -> float | None:

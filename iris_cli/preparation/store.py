@@ -15,7 +15,8 @@ An unlabelled case has no label file.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -235,26 +236,82 @@ def describe_classes(
     The voxels of a class in scan order are cut into 256 equal runs and one voxel is drawn from
     each, by a generator seeded from `seed` and the class name: the same for any machine and order.
     """
-    values, order, starts = _group_by_value(label)
-    described = {}
-    for name, wanted in classes.items():
-        runs = [order[starts[i] : starts[i + 1]] for i in np.flatnonzero(np.isin(values, wanted))]
-        flat = np.sort(np.concatenate(runs)) if runs else np.empty(0, dtype=np.intp)
-        chosen = flat[_spread(flat.size, seed=f"{seed}/{name}")]
-        places = np.stack(np.unravel_index(chosen, label.shape), axis=1).tolist()
-        described[name] = StoredClass(
-            values=tuple(wanted),
-            voxels=int(flat.size),
-            coordinates=tuple((z, y, x) for z, y, x in places),
+    counts = [_count_values(plane) for plane in label]
+    wanted = {
+        name: _Wanted.of_class(counts, values, seed=f"{seed}/{name}")
+        for name, values in classes.items()
+    }
+    # Plane by plane: the indices of all labelled voxels at once would be 24 bytes for each.
+    for z, plane in enumerate(label):
+        asked = [one for one in wanted.values() if one.ranks_by_plane[z].size]
+        grouped = _group_by_value(plane) if asked else None
+        for one in asked:
+            assert grouped is not None
+            one.take(z, plane.shape[1], *grouped)
+    return {
+        name: StoredClass(
+            values=tuple(classes[name]), voxels=one.voxels, coordinates=tuple(one.places)
         )
-    return described
+        for name, one in wanted.items()
+    }
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Which voxels of a class are wanted, and where they were found.
+
+    ranks_by_plane: per plane, the wanted ones by their number among its voxels of the class.
+    """
+
+    values: tuple[int, ...]
+    voxels: int
+    ranks_by_plane: list[npt.NDArray[np.intp]]
+    places: list[tuple[int, int, int]]
+
+    @classmethod
+    def of_class(
+        cls, counts: Sequence[Mapping[int, int]], values: tuple[int, ...], *, seed: str
+    ) -> _Wanted:
+        distinct = tuple(dict.fromkeys(values))
+        by_plane = [sum(plane.get(value, 0) for value in distinct) for plane in counts]
+        edges = np.cumsum([0, *by_plane])
+        ranks = _spread(int(edges[-1]), seed=seed)
+        cuts = np.searchsorted(ranks, edges)
+        split = [
+            ranks[a:b] - edge for a, b, edge in zip(cuts[:-1], cuts[1:], edges[:-1], strict=True)
+        ]
+        return cls(distinct, int(edges[-1]), split, [])
+
+    def take(
+        self,
+        z: int,
+        width: int,
+        values: npt.NDArray[Any],
+        order: npt.NDArray[np.intp],
+        starts: npt.NDArray[np.intp],
+    ) -> None:
+        """Find the wanted voxels of plane z among its voxels, grouped by value."""
+        runs = [order[starts[i] : starts[i + 1]] for i in np.flatnonzero(np.isin(values, self.values))]
+        flat = np.sort(np.concatenate(runs))[self.ranks_by_plane[z]]
+        self.places.extend((z, int(y), int(x)) for y, x in zip(*divmod(flat, width), strict=True))
+
+
+def _count_values(plane: npt.NDArray[np.integer[Any]]) -> dict[int, int]:
+    """Voxels of every value."""
+    flat = plane.reshape(-1)
+    if flat.dtype.kind == "u" and flat.dtype.itemsize <= 2:
+        table = np.bincount(flat)
+        values = np.flatnonzero(table)
+        return dict(zip(values.tolist(), table[values].tolist(), strict=True))
+    values, counts = np.unique(flat, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 def _group_by_value(
-    label: npt.NDArray[np.integer[Any]],
+    plane: npt.NDArray[np.integer[Any]],
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Flat indices of the labelled voxels, sorted by value: one pass for any number of classes."""
-    flat = label.reshape(-1)
+    """Flat indices of the labelled voxels of a plane, sorted by value: once for all classes."""
+    flat = plane.reshape(-1)
     filled = np.flatnonzero(flat)
     found = flat[filled]
     order = filled[np.argsort(found, kind="stable")]
@@ -308,8 +365,12 @@ def _publish_array(path: Path, array: npt.NDArray[Any]) -> int:
         )
 
     def verify(temporary: Path) -> None:
-        stored = _open_array(temporary)[...]
-        if stored.dtype != array.dtype or stored.tobytes() != array.tobytes():
+        stored = _open_array(temporary)
+        same = stored.dtype == array.dtype and stored.shape == array.shape
+        for z in range(0, array.shape[0] if same else 0, CHUNK_EDGE):
+            read = np.ascontiguousarray(stored[z : z + CHUNK_EDGE])
+            same &= np.array_equal(read.view(np.uint8), array[z : z + CHUNK_EDGE].view(np.uint8))
+        if not same:
             raise OSError(f"{path.name} reads back different from what was written")
 
     publish(path, write, verify=verify)

@@ -1,5 +1,8 @@
 """From reference images with label maps to a task: one token set per class.
 
+Where the encoder looks is the matter of the model's profile (`views`); reading and checking the
+references, running the network and joining its tokens are here.
+
 source: CONTRACT.md, References to tokens. What was assumed or is weak about a reference stands in
 the warnings of the task's header, where references are numbered in the order given: a task never
 holds a file name.
@@ -11,6 +14,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,32 +25,36 @@ from iris_cli.dataset.classes import ClassLabel, Modality
 from iris_cli.errors import DataRefused, UsageError
 from iris_cli.files.hashing import hash_json
 from iris_cli.model.model import Model
-from iris_cli.preparation.prepare import PreparedImage, prepare_image
-from iris_cli.preparation.profiles import PROFILE, guess_modality, replace_nonfinite
-from iris_cli.task.crops import FILL_MAX, Crop, CropPlan, choose_crops_of_points, class_points, cut
-from iris_cli.task.spacing import (
-    ReferenceSize,
-    SpacingChoice,
-    measure_labels,
-    spacing_of_references,
-)
+from iris_cli.network.precision import Precision, autocast_type, compute_in
+from iris_cli.preparation import mass, profiles
+from iris_cli.task.iris_views import IrisRecipe
+from iris_cli.task.mass_views import MassRecipe
+from iris_cli.task.spacing import ReferenceSize, SpacingChoice, measure_labels
 from iris_cli.task.task_file import ModelRecord, Task, TaskClass, TaskHeader, TaskReference
+from iris_cli.task.views import (
+    ClassViews,
+    LabelledReference,
+    ReferenceRecipe,
+    TaskModality,
+    Values,
+    View,
+)
 from iris_cli.volume.grid import Grid, GridMatch
 from iris_cli.volume.reading import AssumedSpacing, Volume, read_image, read_labels, volume_name
-from iris_cli.volume.resampling import resample_labels, resample_mask
 
 # Counts up when iris begins to make other tokens of the same references.
 ENCODING_VERSION = 1
-# Fewer voxels than this on the working grid are used as a soft mask.
-SOFT_BELOW = 8
 COVERAGE_WARNING = 0.9
 # Classes in one pass of the task encoder: its maps are per class, and large.
 CLASSES_AT_ONCE = 16
 # References beyond this many voxels in all are read twice instead of being kept in memory.
 KEPT_VOXELS = 200_000_000
 
-Labels = np.ndarray[Any, np.dtype[Any]]
-Values = Mapping[str, Sequence[int]]
+RECIPES: Mapping[str, ReferenceRecipe] = MappingProxyType(
+    {profiles.PROFILE: IrisRecipe(), mass.PROFILE: MassRecipe()}
+)
+"""How models of each profile are shown references."""
+
 Tokens = list[npt.NDArray[np.float64]]
 
 
@@ -72,10 +80,12 @@ def encode_references(
     ignore_value: int | None = None,
     other_values: Sequence[int] = (),
     modality: Modality | None = None,
+    declared: Modality | None = None,
     spacing_mm: float | None = None,
     channel: int = 0,
     licence: str | None = None,
     device: str = "cpu",
+    precision: Precision = "fp32",
     on_reference: Callable[[int, int], None] | None = None,
     find_known: Callable[[str], Task | None] | None = None,
 ) -> Task:
@@ -83,36 +93,35 @@ def encode_references(
 
     classes: what the task segments, in this order. ignore_value, other_values: further values that
     the label maps may hold (ignored voxels; classes that were not picked).
-    modality: None guesses it per reference, which must be unanimous. spacing_mm: None applies the
-    rule of `task.spacing`. channel: which channel of their data set the images are, noted only.
+    modality: as the user says. None leaves it to the profile: what the data set declares, else a
+    guess per reference, which must be unanimous; or a guess per crop. spacing_mm: None leaves it to
+    the profile. channel: which channel of their data set the images are, noted only. precision: of
+    the network; tokens are float32 always, and a note says where it was not.
     on_reference: called with (done, total). find_known: called with a hash of all that the task
     rests on, once the references are checked; a task that it returns is taken as it is.
     raises DataRefused where image and label map do not lie on one grid, a label map holds values
-    that nobody declared, a class has no voxel in any reference, or modalities disagree.
+    that nobody declared, a class has no voxel in any reference, or modalities disagree; what of it
+    profile `mass-1` takes as it is, `ReferenceRecipe.strict` says.
     """
     if not references or not classes:
         raise UsageError("a task needs at least one reference and one class")
-    require_profile(model)
+    recipe = RECIPES[model.card.profile]
+    precision = recipe.precision(precision, device)
     known = {0, *other_values, *(value for label in classes for value in label.values)}
     known |= set() if ignore_value is None else {ignore_value}
-    checked = _check_all(references, classes, known, ignore_value)
-    sizes = [item.size for item in checked]
-    _require_voxels(classes, checked)
+    checked = _check_all(recipe, references, classes, known, ignore_value, declared)
+    _require_voxels(recipe, classes, checked)
     used = modality or _unanimous(checked)
-    choice = _choose_spacing(model, sizes, spacing_mm)
+    choice = _choose_spacing(model, [item.size for item in checked], spacing_mm)
     if find_known is not None:
         inputs = _inputs(model, classes, checked, used, choice.spacing_mm)
         inputs |= {"ignore": ignore_value, "channel": channel, "licence": licence}
+        inputs |= {"precision": precision}
         task = find_known(hash_json(inputs))
         if task is not None:
             return task
-    encoder = _Encoder(model, classes, choice.spacing_mm, used, device)
-    encoded: list[_EncodedReference] = []
-    for item in checked:
-        if item.size.volumes_mm3:
-            encoded.append(encoder.encode(item))
-        if on_reference is not None:
-            on_reference(item.number, len(checked))
+    encoder = _Encoder(model, classes, choice.spacing_mm, used, device, precision)
+    encoded = _encode_all(encoder, checked, on_reference)
     entries, tokens = _join(classes, encoded)
     header = TaskHeader(
         model=ModelRecord(
@@ -127,7 +136,7 @@ def encode_references(
         groups=(tuple(range(len(entries))),),
         stages=tuple((array.shape[1], array.shape[2]) for array in tokens),
         references=tuple(item.hashes for item in checked),
-        warnings=tuple(_warnings(checked, encoded, entries)),
+        warnings=(*_warnings(classes, checked, encoded, entries), *_said(precision)),
         licence=licence,
     )
     return Task(header, tuple(tokens))
@@ -137,7 +146,7 @@ def _inputs(
     model: Model,
     classes: Sequence[ClassLabel],
     checked: Sequence[_Checked],
-    modality: Modality,
+    modality: TaskModality,
     spacing_mm: float,
 ) -> dict[str, Any]:
     """What the tokens rest on, by content only."""
@@ -155,17 +164,6 @@ def _inputs(
     }
 
 
-def require_profile(model: Model) -> None:
-    """Refuse a model whose preprocessing recipe is not the one that this room prepares by."""
-    if model.card.profile != PROFILE:
-        raise UsageError(
-            f"profile {model.card.profile} is not available in this version",
-            found=f"model {model.card.name!r}, whose images are prepared by it",
-            expected=f"a model of profile {PROFILE}",
-            fix="use another model; see `iris model list`",
-        )
-
-
 @dataclass(frozen=True)
 class _Checked:
     """One reference that passed the checks, with its voxels while there is room for them."""
@@ -173,7 +171,8 @@ class _Checked:
     number: int
     files: Reference
     size: ReferenceSize
-    guess: Modality
+    modality: TaskModality
+    strict: bool
     hashes: TaskReference
     values_present: tuple[int, ...]
     shape_zyx: tuple[int, ...]
@@ -181,10 +180,10 @@ class _Checked:
     volumes: tuple[Volume, Volume] | None
 
     def load(self) -> tuple[Volume, Volume]:
-        """Image and label map, both on the image's grid."""
+        """Image and label map, as they were checked."""
         if self.volumes is not None:
             return self.volumes
-        image, labels, _ = _read(self.files)
+        image, labels, _ = _read(self.files, strict=self.strict)
         return image, labels
 
 
@@ -193,10 +192,7 @@ class _ClassOfReference:
     """What one reference says about one class: tokens (m+1, C) per stage, and what they rest on."""
 
     tokens: Tokens
-    crops: int
-    voxels: int
-    coverage: float
-    soft: bool
+    views: ClassViews
 
 
 @dataclass(frozen=True)
@@ -206,15 +202,17 @@ class _EncodedReference:
 
 
 def _check_all(
+    recipe: ReferenceRecipe,
     references: Sequence[Reference],
     classes: Sequence[ClassLabel],
     known: set[int],
     ignore_value: int | None,
+    declared: Modality | None,
 ) -> list[_Checked]:
     checked: list[_Checked] = []
     kept_voxels = 0
     for number, files in enumerate(references, 1):
-        image, labels, notes = _read(files)
+        image, labels, notes = _read(files, strict=recipe.strict)
         present = tuple(int(value) for value in np.unique(labels.array))
         _refuse_undeclared(files, present, known)
         annotated = {c.name: c.values for c in classes if c.name not in files.not_annotated}
@@ -225,8 +223,9 @@ def _check_all(
             _Checked(
                 number=number,
                 files=files,
-                size=measure_labels(labels.array, image.grid.spacing_zyx, annotated),
-                guess=guess_modality(replace_nonfinite(image.array, file=files.image)[0]),
+                size=measure_labels(labels.array, labels.grid.spacing_zyx, annotated),
+                modality=recipe.modality(image, declared),
+                strict=recipe.strict,
                 hashes=TaskReference(
                     image_sha256=image.content_hash(), labels_sha256=labels.content_hash()
                 ),
@@ -239,12 +238,15 @@ def _check_all(
     return checked
 
 
-def _read(files: Reference) -> tuple[Volume, Volume, tuple[str, ...]]:
+def _read(files: Reference, *, strict: bool) -> tuple[Volume, Volume, tuple[str, ...]]:
+    """Image, label map and notes; `strict` puts both on the image's grid."""
     image = read_image(files.image, assume_spacing=files.assume_spacing)
     labels = read_labels(files.labels, assume_spacing=files.assume_spacing)
     notes = [*image.notes, *labels.notes]
     match = image.grid.compare(labels.grid)
-    if match is GridMatch.DIFFERENT:
+    if match is GridMatch.DIFFERENT and not strict:
+        notes.append("the label map is not on the grid of its image and is read where it lies")
+    elif match is GridMatch.DIFFERENT:
         raise DataRefused(
             "the label map of a reference is not on the grid of its image",
             file=files.labels,
@@ -252,9 +254,9 @@ def _read(files: Reference) -> tuple[Volume, Volume, tuple[str, ...]]:
             expected=f"{_describe(image.grid)}, as {files.image}",
             fix="resample one of them outside iris, or correct its header",
         )
-    if match is GridMatch.ROUNDING:
+    if match is GridMatch.ROUNDING and strict:
         notes.append("image and label map differ by rounding; the image's grid is used")
-    return image, dataclasses.replace(labels, grid=image.grid), tuple(notes)
+    return image, dataclasses.replace(labels, grid=image.grid) if strict else labels, tuple(notes)
 
 
 def _refuse_undeclared(files: Reference, present: Sequence[int], known: set[int]) -> None:
@@ -275,14 +277,19 @@ def _describe(grid: Grid) -> str:
     return f"shape (x, y, z) {grid.shape_xyz}, spacing {spacing} mm, origin ({origin}) mm"
 
 
-def _require_voxels(classes: Sequence[ClassLabel], checked: Sequence[_Checked]) -> None:
-    """Refuse classes that no reference shows, naming them and all label maps that should."""
+def _require_voxels(
+    recipe: ReferenceRecipe, classes: Sequence[ClassLabel], checked: Sequence[_Checked]
+) -> None:
+    """Refuse classes that no reference shows, naming them and all label maps that should.
+
+    A recipe that is not strict does without some of them, but not without all.
+    """
     missing = [
         label
         for label in classes
         if not any(label.name in item.size.volumes_mm3 for item in checked)
     ]
-    if not missing:
+    if not missing or (len(missing) < len(classes) and not recipe.strict):
         return
     label = missing[0]
     what = f"class {label.name!r} (label {', '.join(map(str, label.values))})"
@@ -310,14 +317,35 @@ def _found(item: _Checked) -> str:
     return f"{shape}, labels present {', '.join(map(str, item.values_present[:20]))}"
 
 
-def _unanimous(checked: Sequence[_Checked]) -> Modality:
-    guesses = [item.guess for item in checked]
+def _encode_all(
+    encoder: _Encoder,
+    checked: Sequence[_Checked],
+    on_reference: Callable[[int, int], None] | None,
+) -> list[_EncodedReference]:
+    encoded = []
+    for item in checked:
+        if item.size.volumes_mm3:
+            encoded.append(encoder.encode(item))
+        if on_reference is not None:
+            on_reference(item.number, len(checked))
+    if any(item.classes for item in encoded):
+        return encoded
+    raise DataRefused(
+        "no class of the references is left on the working grid",
+        file=", ".join(str(item.files.labels) for item in checked),
+        found="; ".join(warning for item in encoded for warning in item.warnings),
+        fix="give a finer --spacing, or larger structures",
+    )
+
+
+def _unanimous(checked: Sequence[_Checked]) -> TaskModality:
+    guesses = [item.modality for item in checked]
     if len(set(guesses)) == 1:
         return guesses[0]
     raise DataRefused(
         "the references do not look like one modality",
         file=", ".join(str(item.files.image) for item in checked),
-        found=", ".join(f"{item.files.image.name}: {item.guess}" for item in checked),
+        found=", ".join(f"{item.files.image.name}: {item.modality}" for item in checked),
         expected="ct for all of them, or other for all of them",
         fix="say which it is with --modality, or encode one task for each",
     )
@@ -336,10 +364,11 @@ def _choose_spacing(
         )
     if spacing_mm is not None:
         return SpacingChoice(spacing_mm, f"{spacing_mm:.4g} mm: as asked for")
-    return spacing_of_references(model.card.s0, model.card.patch, sizes)
+    return RECIPES[model.card.profile].spacing(model.card.s0, model.card.patch, sizes)
 
 
 def _warnings(
+    classes: Sequence[ClassLabel],
     checked: Sequence[_Checked],
     encoded: Sequence[_EncodedReference],
     entries: Sequence[TaskClass],
@@ -353,12 +382,22 @@ def _warnings(
         if not item.size.volumes_mm3
     ]
     found += [warning for item in encoded for warning in item.warnings]
+    kept = {entry.name for entry in entries}
+    found += [
+        f"class {label.name!r} is shown by no reference and was left out"
+        for label in classes
+        if label.name not in kept
+    ]
     found += [
         f"class {entry.name!r}: its crops show {entry.coverage:.0%} of its voxels"
         for entry in entries
         if entry.coverage is not None and entry.coverage < COVERAGE_WARNING
     ]
     return found
+
+
+def _said(precision: Precision) -> list[str]:
+    return [] if precision == "fp32" else [f"encoded in {precision}"]
 
 
 class _Encoder:
@@ -369,129 +408,51 @@ class _Encoder:
         model: Model,
         classes: Sequence[ClassLabel],
         spacing_mm: float,
-        modality: Modality,
+        modality: TaskModality,
         device: str,
+        precision: Precision,
     ) -> None:
         self.network = model.network.to(device).eval()
-        self.values = {label.name: label.values for label in classes}
+        self.recipe = RECIPES[model.card.profile]
+        self.values: Values = {label.name: label.values for label in classes}
         self.patch = (model.card.patch,) * 3
         self.spacing_mm = spacing_mm
         self.modality = modality
-        self.device = device
+        self.device = torch.device(device)
+        self.kind = autocast_type(precision, self.device)
 
     def encode(self, item: _Checked) -> _EncodedReference:
         """Tokens of the classes that have a voxel in this reference."""
         image, labels = item.load()
-        names = tuple(item.size.volumes_mm3)
-        prepared = prepare_image(image, self.modality, self.spacing_mm)
-        masks = self._masks(labels, names, prepared.grid)
-        plan = choose_crops_of_points(masks.points, prepared.grid.shape_zyx, self.patch)
+        values = {name: self.values[name] for name in item.size.volumes_mm3}
+        reference = LabelledReference(item.number, image, labels, values, self.modality)
+        looked = self.recipe.views(reference, self.spacing_mm, self.patch)
         sums: dict[str, Tokens] = {}
-        for crop in plan.crops:
-            for name, tokens in self._encode_crop(prepared, masks, crop).items():
-                weighted = [stage * crop.voxels[name] for stage in tokens]
+        weights = dict.fromkeys(looked.classes, 0.0)
+        for view in looked.views:
+            for name, tokens in self._encode_view(view).items():
+                weighted = [stage * view.weights[name] for stage in tokens]
                 sums[name] = _add(sums[name], weighted) if name in sums else weighted
-        found = {name: _class_of(plan, masks, name, sums[name]) for name in names}
-        warnings = [
-            *self._soft_warnings(item.number, masks),
-            *self._fill_warnings(item.number, plan),
-        ]
-        return _EncodedReference(found, tuple(warnings))
+                weights[name] += view.weights[name]
+        found = {
+            name: _ClassOfReference([stage / weights[name] for stage in sums[name]], views)
+            for name, views in looked.classes.items()
+        }
+        return _EncodedReference(found, looked.warnings)
 
-    def _masks(self, native: Volume, names: Sequence[str], working: Grid) -> _Masks:
-        values = {name: self.values[name] for name in names}
-        labels = resample_labels(native.array, native.grid, working)
-        points = class_points(labels, values)
-        soft = {}
-        for name in names:
-            if len(points[name]) < SOFT_BELOW:
-                hard = np.isin(native.array, values[name])
-                soft[name] = _soft_mask(hard, native.grid, working)
-        counts = {name: len(points[name]) for name in names}
-        points |= {name: np.argwhere(mask > 0).astype(np.int64) for name, mask in soft.items()}
-        return _Masks(labels, values, points, counts, soft)
-
-    def _encode_crop(self, prepared: PreparedImage, masks: _Masks, crop: Crop) -> dict[str, Tokens]:
-        image = cut(prepared.array, crop.start_zyx, self.patch, prepared.fill)
+    def _encode_view(self, view: View) -> dict[str, Tokens]:
         found: dict[str, Tokens] = {}
-        with torch.inference_mode():
-            tensor = torch.from_numpy(image)[None, None].to(self.device)
+        classes = tuple(view.weights)
+        with torch.inference_mode(), compute_in(self.kind, self.device):
+            tensor = torch.from_numpy(view.image)[None, None].to(self.device)
             features = self.network.encode_image(tensor)
-            for first in range(0, len(crop.classes), CLASSES_AT_ONCE):
-                names = crop.classes[first : first + CLASSES_AT_ONCE]
-                stacked = torch.from_numpy(masks.cut(names, crop, self.patch))[None]
+            for first in range(0, len(classes), CLASSES_AT_ONCE):
+                names = classes[first : first + CLASSES_AT_ONCE]
+                stacked = torch.from_numpy(view.masks(names))[None]
                 tokens = self.network.encode_task(features, stacked.to(self.device))
                 for index, name in enumerate(names):
                     found[name] = [stage[0, index].double().cpu().numpy() for stage in tokens]
         return found
-
-    def _soft_warnings(self, number: int, masks: _Masks) -> list[str]:
-        return [
-            f"class {name!r} has only {masks.counts[name]} voxels at {self.spacing_mm:.4g} mm "
-            f"in reference {number} (fewer than {SOFT_BELOW}): used as a soft mask"
-            for name in masks.soft
-        ]
-
-    def _fill_warnings(self, number: int, plan: CropPlan) -> list[str]:
-        size = float(np.prod(self.patch))
-        return [
-            f"class {name!r} fills {voxels / size:.0%} of a crop of reference {number} "
-            f"(more than {FILL_MAX:.0%}): little of its surroundings is seen"
-            for crop in plan.crops
-            for name, voxels in crop.voxels.items()
-            if voxels > FILL_MAX * size
-        ]
-
-
-@dataclass(frozen=True)
-class _Masks:
-    """The classes of a reference on its working grid.
-
-    labels: (Z, Y, X), the resampled label map. points: voxels (n, 3) of each class, of the soft
-    mask where there is one. counts: voxels by arg-max resampling. soft: (Z, Y, X) in [0, 1].
-    """
-
-    labels: Labels
-    values: Values
-    points: Mapping[str, npt.NDArray[np.int64]]
-    counts: Mapping[str, int]
-    soft: Mapping[str, npt.NDArray[np.float32]]
-
-    def cut(
-        self, names: Sequence[str], crop: Crop, patch: Sequence[int]
-    ) -> npt.NDArray[np.float32] | npt.NDArray[np.bool_]:
-        """(K, Z, Y, X) masks of some classes in a crop: bool, or float32 where one is soft."""
-        labels = cut(self.labels, crop.start_zyx, patch, 0)
-        masks = [
-            cut(self.soft[name], crop.start_zyx, patch, 0.0)
-            if name in self.soft
-            else np.isin(labels, self.values[name])
-            for name in names
-        ]
-        return np.stack(masks)
-
-
-def _soft_mask(hard: npt.NDArray[np.bool_], grid: Grid, working: Grid) -> npt.NDArray[np.float32]:
-    """The mask resampled linearly; if that misses it, the working voxels nearest to its own."""
-    soft = np.asarray(resample_mask(hard, grid, working), dtype=np.float32)
-    if not soft.any():
-        world = grid.voxel_to_world(np.argwhere(hard)[:, ::-1])
-        index = np.rint(working.world_to_voxel(world)).astype(np.int64)[:, ::-1]
-        z, y, x = np.clip(index, 0, np.asarray(working.shape_zyx) - 1).T
-        soft[z, y, x] = 1.0
-    return soft
-
-
-def _class_of(plan: CropPlan, masks: _Masks, name: str, sums: Tokens) -> _ClassOfReference:
-    crops = plan.of(name)
-    weight = sum(crop.voxels[name] for crop in crops)
-    return _ClassOfReference(
-        [stage / weight for stage in sums],
-        len(crops),
-        masks.counts[name],
-        plan.coverage[name],
-        name in masks.soft,
-    )
 
 
 def _add(first: Tokens, second: Tokens) -> Tokens:
@@ -505,20 +466,23 @@ def _join(
     entries, rows = [], []
     for label in classes:
         found = [item.classes[label.name] for item in encoded if label.name in item.classes]
+        if not found:
+            continue
         total = [
             sum(stages) / len(found) for stages in zip(*(f.tokens for f in found), strict=True)
         ]
         rows.append(total)
-        shown = sum(item.coverage * max(item.voxels, 1) for item in found)
+        views = [item.views for item in found]
+        shown = sum(item.coverage * max(item.voxels, 1) for item in views)
         entries.append(
             TaskClass(
                 name=label.name,
                 value=label.value,
-                references=len(found),
-                crops=sum(item.crops for item in found),
-                voxels=sum(item.voxels for item in found),
-                coverage=min(1.0, shown / sum(max(item.voxels, 1) for item in found)),
-                soft=any(item.soft for item in found),
+                references=len(views),
+                crops=sum(item.crops for item in views),
+                voxels=sum(item.voxels for item in views),
+                coverage=min(1.0, shown / sum(max(item.voxels, 1) for item in views)),
+                soft=any(item.soft for item in views),
             )
         )
     stages = [np.stack(stage).astype(np.float32) for stage in zip(*rows, strict=True)]

@@ -117,6 +117,7 @@ class BankSource(Record):
 class TaskHeader(Record):
     """Everything about a task that is not a tensor.
 
+    modality: `auto` leaves it to the voxels of every query, as profile mass-1 may (task.views).
     groups: indices into `classes`; the classes of one group are decoded together. stages:
     (m + 1, C) of every token tensor. bank: where the tokens come from the memory bank of the model
     instead of references, its entries in the order of the classes (since 1.1). A newer minor
@@ -130,7 +131,7 @@ class TaskHeader(Record):
     spacing_mm: float = pydantic.Field(gt=0, lt=1e6)
     spacing_reason: Text = ""
     channel: int = pydantic.Field(default=0, ge=0)
-    modality: Literal["ct", "other"]
+    modality: Literal["ct", "other", "auto"]
     classes: tuple[TaskClass, ...] = pydantic.Field(min_length=1)
     groups: tuple[tuple[int, ...], ...] = pydantic.Field(min_length=1)
     stages: tuple[tuple[int, int], ...] = pydantic.Field(min_length=1, max_length=8)

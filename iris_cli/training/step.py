@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from iris_cli.network.iris_network import IrisNetwork
+from iris_cli.network.precision import autocast_type, compute_in
 from iris_cli.training.bank import Sighting, sightings
 from iris_cli.training.batches import AnyEpisode, Batch, collate, render
 from iris_cli.training.distributed import Ranks
@@ -16,7 +17,6 @@ from iris_cli.training.episodes import Episode
 from iris_cli.training.log import Tally
 from iris_cli.training.loss import Loss, episode_loss
 from iris_cli.training.optimiser import learning_rate, set_learning_rate
-from iris_cli.network.precision import autocast_type, compute_in
 from iris_cli.training.state import Run
 
 Model = Callable[[Batch], tuple[torch.Tensor, list[torch.Tensor]]]

@@ -80,6 +80,18 @@ class NiftiHeader:
     def voxel_bytes(self) -> int:
         return math.prod(self.grid.shape_zyx) * self.dtype.itemsize
 
+    @property
+    def value_type(self) -> np.dtype[Any]:
+        """Type of the values in memory: scaled ones are float32 where 16 bits or fewer were stored.
+
+        In native byte order, whatever that of the file.
+        """
+        native = self.dtype.newbyteorder("=")
+        if (self.slope, self.inter) == (1.0, 0.0):
+            return native if native.itemsize <= 8 else np.dtype(np.float64)
+        small = native.itemsize <= (2 if native.kind in "iu" else 4)
+        return np.dtype(np.float32 if small else np.float64)
+
 
 @dataclass(frozen=True, eq=False)
 class NiftiContent:
@@ -293,16 +305,11 @@ def _scaling(raw: Any, path: Path) -> tuple[float, float]:
 
 
 def _scaled(array: npt.NDArray[Any], header: NiftiHeader) -> npt.NDArray[Any]:
-    """Native byte order, slope and intercept applied (float32 for types of 16 bits or fewer)."""
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if array.dtype.itemsize > 8:
-        array = array.astype(np.float64)
+    """Native byte order, slope and intercept applied."""
     if (header.slope, header.inter) == (1.0, 0.0):
-        return array
-    small = array.dtype.itemsize <= (2 if array.dtype.kind in "iu" else 4)
-    kind = np.float32 if small else np.float64
+        return array.astype(header.value_type, copy=False)
     with np.errstate(over="ignore", invalid="ignore"):
-        scaled = array.astype(kind)
+        scaled = array.astype(header.value_type)
         np.multiply(scaled, header.slope, out=scaled)
         np.add(scaled, header.inter, out=scaled)
     return scaled

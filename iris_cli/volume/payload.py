@@ -219,7 +219,10 @@ def opened(path: Path) -> Iterator[tuple[IO[bytes], int]]:
         ) from error
     except OSError as error:
         raise EnvironmentProblem(
-            "the file cannot be read", file=path, found=error.strerror or str(error)
+            "the file cannot be read",
+            file=path,
+            found=error.strerror or str(error),
+            fix="bring its disk or network share back, then run the same line again",
         ) from error
 
 

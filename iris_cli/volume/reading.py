@@ -66,6 +66,18 @@ class NativeGeometry:
         return self.orientation.apply_grid(self.grid)
 
 
+@dataclass(frozen=True)
+class VolumeClaim:
+    """What the header of a volume says, before any voxel is read.
+
+    stored_type: in the file. value_type: in memory, once slope and intercept are applied.
+    """
+
+    native: NativeGeometry
+    stored_type: np.dtype[Any]
+    value_type: np.dtype[Any]
+
+
 @dataclass(frozen=True, eq=False)
 class Volume:
     """A volume in memory.
@@ -129,11 +141,19 @@ def read_labels(path: Path | str, *, assume_spacing: AssumedSpacing = None) -> V
 
 def read_grid(path: Path | str, *, assume_spacing: AssumedSpacing = None) -> NativeGeometry:
     """Read the geometry from the header alone; no voxel is read or verified."""
+    return read_claim(path, assume_spacing=assume_spacing).native
+
+
+def read_claim(path: Path | str, *, assume_spacing: AssumedSpacing = None) -> VolumeClaim:
+    """Read geometry and types from the header alone; no voxel is read or verified."""
     path, ending = Path(path), known_ending(path)
     spacing = _spacing_xyz(assume_spacing)
     if ending.startswith(".nii"):
-        return _native_of_nifti(read_nifti_header(path, spacing), ending, spacing)
-    return _native_of_text(read_text_header(path, spacing), ending, spacing)
+        nifti = read_nifti_header(path, spacing)
+        native = _native_of_nifti(nifti, ending, spacing)
+        return VolumeClaim(native, nifti.dtype, nifti.value_type)
+    text = read_text_header(path, spacing)
+    return VolumeClaim(_native_of_text(text, ending, spacing), text.claim.dtype, text.claim.dtype)
 
 
 def read_class_names(path: Path | str) -> dict[int, str]:

@@ -1,9 +1,11 @@
-"""From grid to grid: images, label maps, masks and scores, by torch.
+"""From grid to grid: images, label maps and masks.
 
 All of it is linear interpolation at voxel centres in millimetres: the index of an output voxel is
 carried through both affines to a fractional index of the source, and clamped to the outermost
 centres. Where the axes of both grids are parallel (working grids are, by construction) it runs
-axis by axis; otherwise through `grid_sample`. Grids that are equal cost nothing and change nothing.
+axis by axis; otherwise from the eight corners of every voxel. Grids that are equal cost nothing and
+change nothing. NumPy alone: importing torch would take longer than most small cases do, and for
+tables of whole planes it is no faster.
 
 - Images are low-passed before they are thinned out: a Gaussian of sigma = (ratio - 1) / 2 source
   voxels along every axis whose voxels grow by `ratio` > 1. It is folded into the interpolation
@@ -11,7 +13,7 @@ axis by axis; otherwise through `grid_sample`. Grids that are equal cost nothing
 - Labels: the linear weight of every class at the output voxel, then arg-max, background being a
   class like others. Only classes at the eight corners around a point have weight there, so the
   cost does not depend on the number of classes, and no one-hot array exists.
-- Scores: class by class, with a running arg-max over slabs; memory does not grow with classes.
+- Scores to labels: `volume.scores`.
 """
 
 from __future__ import annotations
@@ -24,12 +26,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from iris_cli.errors import UsageError
 from iris_cli.volume.grid import Grid, GridMatch
-from iris_cli.volume.reading import smallest_label_type
 
 PARALLEL_VOXELS = 1e-3
 """Axes are parallel where leaving the others out moves no point by more than this (voxels)."""
@@ -44,11 +43,16 @@ TIE = 1e-6
 """Weights this close are equal: the difference comes from rounding of coordinates."""
 
 BLOCK_VOXELS = 1 << 20
-"""Output voxels worked at a time; bounds the temporary arrays to some tens of MB."""
+"""Output voxels of scores worked at a time; bounds the temporary arrays to some tens of MB."""
 
+CORNER_VOXELS = 1 << 18
+"""Output voxels worked at a time from their eight corners: some 250 bytes each at most."""
 
-_TORCH_TYPES = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64}
-"""Types whose comparisons torch lacks, and the ones used for them."""
+SLAB_VOXELS = 1 << 22
+"""Voxels of an image worked at a time (source or output, whichever are more)."""
+
+Planes = Callable[[int, int], npt.NDArray[Any]]
+"""Planes start..stop (z) of a volume, made when they are asked for."""
 
 
 def resample_image(array: npt.NDArray[Any], source: Grid, target: Grid) -> npt.NDArray[np.float32]:
@@ -57,7 +61,22 @@ def resample_image(array: npt.NDArray[Any], source: Grid, target: Grid) -> npt.N
     array: (Z, Y, X) numbers on `source`. returns: float32 (Z', Y', X') on `target`.
     """
     _check_shape(array.shape, source)
-    return _linear(array, source, target, smooth=True)
+    out = np.empty(target.shape_zyx, dtype=np.float32)
+    for part, values in iter_image_slabs(lambda a, b: array[a:b], source, target):
+        out[part] = values
+    return out
+
+
+def iter_image_slabs(
+    planes: Planes, source: Grid, target: Grid
+) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+    """`resample_image` slab by slab, from source planes that need not be there before.
+
+    planes: (start, stop) -> (stop - start, Y, X) numbers. yields z slices of `target`, in order,
+    with their float32 values: bit for bit those of the whole, whatever the slabs. Between grids
+    that are turned or sheared against each other all planes are asked for at once.
+    """
+    return _resampled(planes, source, target, smooth=True)
 
 
 def resample_mask(
@@ -68,7 +87,10 @@ def resample_mask(
     mask: (Z, Y, X) bool on `source`. returns: float32 (Z', Y', X') on `target`.
     """
     _check_shape(mask.shape, source)
-    return _linear(mask, source, target, smooth=False)
+    out = np.empty(target.shape_zyx, dtype=np.float32)
+    for part, values in _resampled(lambda a, b: mask[a:b], source, target, smooth=False):
+        out[part] = values
+    return out
 
 
 def resample_labels(array: npt.NDArray[Any], source: Grid, target: Grid) -> npt.NDArray[Any]:
@@ -80,39 +102,9 @@ def resample_labels(array: npt.NDArray[Any], source: Grid, target: Grid) -> npt.
     _check_shape(array.shape, source)
     if _is_same(source, target):
         return array.copy()
-    labels = torch.from_numpy(array.astype(_TORCH_TYPES.get(array.dtype.name, array.dtype)))
     out = np.empty(target.shape_zyx, dtype=array.dtype)
-    for start, stop in _slabs(target.shape_zyx, BLOCK_VOXELS):
-        corners = _Corners.of_slab(source, target, start, stop)
-        out[start:stop] = _heaviest(labels, corners).numpy()
-    return out
-
-
-def resample_scores_to_labels(
-    scores: Tensor | npt.NDArray[Any], source: Grid, target: Grid, values: Sequence[int]
-) -> npt.NDArray[Any]:
-    """Labels on `target` from one logit per class on `source`, against a background logit of 0.
-
-    scores: (K, Z, Y, X) float, on any device; worked there. values: K distinct positive labels.
-    returns: smallest integer type (Z', Y', X'): the label of the largest interpolated logit, 0
-    where none is above 0; ties to the lower label. Memory beyond scores and result is a slab.
-    """
-    tensor = torch.from_numpy(scores) if isinstance(scores, np.ndarray) else scores
-    _check_shape(tuple(tensor.shape[1:]), source)
-    if len(values) != tensor.shape[0] or len(set(values)) != len(values) or min(values) < 1:
-        raise UsageError(
-            "every score needs a label value of its own",
-            found=f"{tensor.shape[0]} scores, values {list(values)}",
-            expected="as many distinct positive values",
-        )
-    order = sorted(range(len(values)), key=lambda index: values[index])
-    dtype = smallest_label_type(0, max(values))
-    out = np.zeros(target.shape_zyx, dtype=dtype)
-    ranked = np.array([0, *(values[index] for index in order)], dtype=dtype)
-    for start, stop in _slabs(target.shape_zyx, BLOCK_VOXELS):
-        slab = _score_slab(source, target, start, stop, tensor.device)
-        rank = _best_rank(tensor, order, slab, (stop - start, *target.shape_zyx[1:]))
-        out[start:stop] = ranked[rank.cpu().numpy()]
+    for start, stop in _slabs(target.shape_zyx, CORNER_VOXELS):
+        _heaviest(array, _Corners.of_slab(source, target, start, stop), out[start:stop])
     return out
 
 
@@ -205,71 +197,101 @@ def _sigmas_zyx(source: Grid, target: Grid) -> tuple[float, float, float]:
     return z, y, x
 
 
-def _linear(
-    array: npt.NDArray[Any], source: Grid, target: Grid, *, smooth: bool
-) -> npt.NDArray[np.float32]:
-    if _is_same(source, target):
-        return array.astype(np.float32)
-    values = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+def _resampled(
+    planes: Planes, source: Grid, target: Grid, *, smooth: bool
+) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+    """(z slices of `target`, float32 values) from source planes, in order."""
     sigmas = _sigmas_zyx(source, target) if smooth else (0.0, 0.0, 0.0)
     axes = _parallel_axes(source, target)
-    if axes is not None:
-        return _separable(values, axes, sigmas).numpy()
+    if _is_same(source, target):
+        for start, stop in _slabs(target.shape_zyx, SLAB_VOXELS):
+            yield slice(start, stop), np.array(planes(start, stop), dtype=np.float32)
+    elif axes is not None:
+        taps = [_Taps.build(axis, sigma) for axis, sigma in zip(axes, sigmas, strict=True)]
+        yield from _separable_slabs(planes, taps, source, target)
+    else:
+        yield from _turned_slabs(planes, source, target, sigmas)
+
+
+def _separable_slabs(
+    planes: Planes, taps: Sequence[_Taps], source: Grid, target: Grid
+) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+    """Slabs between grids of the same axes.
+
+    Every value is a sum of products in one fixed order, so slabs of any size are equal bit for bit
+    to the whole. Axes that shrink come first: the order is that of the least work.
+    """
+    growth = [n / m for n, m in zip(target.shape_zyx, source.shape_zyx, strict=True)]
+    order = sorted((0, 1, 2), key=lambda dim: growth[dim])
+    larger = max(target.shape_zyx[1:], [n / growth[0] for n in source.shape_zyx[1:]], key=math.prod)
+    for start, stop in _slabs((target.shape_zyx[0], *map(math.ceil, larger)), SLAB_VOXELS):
+        along_z, first, last = taps[0].part(start, stop)
+        values = np.asarray(planes(first, last), dtype=np.float32)
+        for dim in order:
+            values = (along_z if dim == 0 else taps[dim]).apply(values, dim)
+        yield slice(start, stop), values
+
+
+def _turned_slabs(
+    planes: Planes, source: Grid, target: Grid, sigmas: Sequence[float]
+) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+    """Slabs between grids that are turned or sheared against each other, from the whole source."""
+    values = np.asarray(planes(0, source.shape_zyx[0]), dtype=np.float32)
     for dim, sigma in enumerate(sigmas):
         size = values.shape[dim]
-        values = _along(values, dim, _Axis.build(1.0, 0.0, size, size), sigma)
-    out = np.empty(target.shape_zyx, dtype=np.float32)
-    for start, stop in _slabs(target.shape_zyx, BLOCK_VOXELS):
-        points = _sample_points(source, target, start, stop)
-        out[start:stop] = _sample(values, points).numpy()
-    return out
+        values = _Taps.build(_Axis.build(1.0, 0.0, size, size), sigma).apply(values, dim)
+    for start, stop in _slabs(target.shape_zyx, CORNER_VOXELS):
+        corners = _Corners.of_slab(source, target, start, stop)
+        pairs = zip(corners.values(values), corners.weights(), strict=True)
+        total = np.zeros((stop - start, *target.shape_zyx[1:]))
+        for value, weight in pairs:
+            total += value * weight
+        yield slice(start, stop), total.astype(np.float32)
 
 
-def _separable(
-    values: Tensor, axes: Sequence[_Axis], sigmas: Sequence[float] = (0.0, 0.0, 0.0)
-) -> Tensor:
-    """(Z, Y, X) resampled axis by axis, in the order of least work.
+@dataclass(frozen=True)
+class _Taps:
+    """Gaussian and linear interpolation along one axis, as weighted sums of source planes.
 
-    Axes that shrink come first. Picking along x is slow (its planes are not contiguous), so it
-    runs while the array is smallest: last of those that shrink, first of those that grow.
+    index, weight: (n, taps), the source planes of every output plane and their float32 weights; one
+    tap where the output planes are the source planes.
     """
-    growth = [len(axis.index) / axis.size for axis in axes]
-    shrinking = sorted((d for d in (0, 1, 2) if growth[d] < 1), key=lambda d: (d == 2, growth[d]))
-    growing = sorted((d for d in (0, 1, 2) if growth[d] >= 1), key=lambda d: (d != 2, growth[d]))
-    for dim in (*shrinking, *growing):
-        values = _along(values, dim, axes[dim], sigmas[dim])
-    return values
 
+    index: npt.NDArray[np.int64]
+    weight: npt.NDArray[np.float32]
 
-def _along(values: Tensor, dim: int, axis: _Axis, sigma: float) -> Tensor:
-    """Gaussian and linear interpolation along one axis, as one weighted sum of source planes."""
-    if sigma < SMALLEST_SIGMA:
-        return _lerp_along(values, dim, axis)
-    reach = math.ceil(KERNEL_SIGMAS * sigma)
-    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    taps /= taps.sum()
-    upper = axis.weight[:, None]
-    # Filtered value at low, weighted 1 - w, plus filtered value at low + 1, weighted w.
-    weights = np.pad((1 - upper) * taps, ((0, 0), (0, 1))) + np.pad(upper * taps, ((0, 0), (1, 0)))
-    shape = [-1 if axis_dim == dim else 1 for axis_dim in range(values.ndim)]
-    out: Tensor | None = None
-    for tap in range(weights.shape[1]):
-        column = torch.from_numpy(weights[:, tap].astype(np.float32)).to(values.device)
-        index = np.clip(axis.low + tap - reach, 0, axis.size - 1)
-        plane = values.index_select(dim, torch.from_numpy(index).to(values.device))
-        plane *= column.view(shape)
-        out = plane if out is None else out.add_(plane)
-    return values if out is None else out
+    @classmethod
+    def build(cls, axis: _Axis, sigma: float) -> _Taps:
+        reach = 0 if sigma < SMALLEST_SIGMA else math.ceil(KERNEL_SIGMAS * sigma)
+        if reach == 0 and axis.is_identity:
+            return cls(np.arange(axis.size)[:, None], np.ones((axis.size, 1), np.float32))
+        kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / (sigma or 1.0)) ** 2)
+        kernel /= kernel.sum()
+        upper = axis.weight[:, None]
+        # Filtered value at low, weighted 1 - w, plus filtered value at low + 1, weighted w.
+        low, high = ((0, 0), (0, 1)), ((0, 0), (1, 0))
+        weight = np.pad((1 - upper) * kernel, low) + np.pad(upper * kernel, high)
+        index = np.clip(axis.low[:, None] + np.arange(-reach, reach + 2), 0, axis.size - 1)
+        return cls(index, weight.astype(np.float32))
 
+    def part(self, start: int, stop: int) -> tuple[_Taps, int, int]:
+        """Output planes start..stop, from the source planes first..last (exclusive)."""
+        index = self.index[start:stop]
+        first, last = int(index.min()), int(index.max()) + 1
+        return _Taps(index - first, self.weight[start:stop]), first, last
 
-def _lerp_along(values: Tensor, dim: int, axis: _Axis) -> Tensor:
-    if axis.is_identity:
-        return values
-    low = torch.from_numpy(axis.low).to(values.device)
-    high = torch.from_numpy(axis.high).to(values.device)
-    shape = [-1 if axis_dim == dim else 1 for axis_dim in range(values.ndim)]
-    weight = torch.from_numpy(axis.weight.astype(np.float32)).to(values.device).view(shape)
-    return torch.lerp(values.index_select(dim, low), values.index_select(dim, high), weight)
+    def apply(self, values: npt.NDArray[np.float32], dim: int) -> npt.NDArray[np.float32]:
+        """(Z, Y, X) with axis `dim` resampled."""
+        if self.index.shape[1] == 1:
+            return values
+        shape = [-1 if axis == dim else 1 for axis in range(3)]
+        out: npt.NDArray[np.float32] | None = None
+        for index, weight in zip(self.index.T, self.weight.T, strict=True):
+            plane = values.take(index, axis=dim)
+            plane *= weight.reshape(shape)
+            out = plane if out is None else np.add(out, plane, out=out)
+        assert out is not None
+        return out
 
 
 def _source_index(source: Grid, target: Grid, start: int, stop: int) -> npt.NDArray[np.float64]:
@@ -281,24 +303,6 @@ def _source_index(source: Grid, target: Grid, start: int, stop: int) -> npt.NDAr
     x = np.arange(size_x)[None, None, :, None]
     index = matrix[:3, 0] * x + matrix[:3, 1] * y + matrix[:3, 2] * z + matrix[:3, 3]
     return np.clip(index, 0, np.array(source.shape_xyz) - 1.0)
-
-
-def _sample_points(source: Grid, target: Grid, start: int, stop: int) -> Tensor:
-    """(1, z, Y, X, 3) coordinates for grid_sample with align_corners: -1..1 between centres."""
-    index = _source_index(source, target, start, stop)
-    last = np.maximum(np.array(source.shape_xyz) - 1.0, 1.0)
-    return torch.from_numpy((2 * index / last - 1).astype(np.float32))[None]
-
-
-def _sample(values: Tensor, points: Tensor) -> Tensor:
-    """(Z, Y, X) values at the points of `_sample_points`."""
-    return torch.nn.functional.grid_sample(
-        values[None, None].float(),
-        points,
-        mode="bilinear",
-        padding_mode="border",
-        align_corners=True,
-    )[0, 0]
 
 
 @dataclass(frozen=True)
@@ -321,90 +325,50 @@ class _Corners:
         z, y, x = (_Axis(index[..., 2 - dim], source.shape_zyx[dim]) for dim in range(3))
         return cls((z, y, x), False)
 
-    def labels(self, labels: Tensor) -> Iterator[Tensor]:
-        """(z, Y, X) labels, corner by corner."""
-        ends = [(torch.from_numpy(a.low), torch.from_numpy(a.high)) for a in self.axes]
-        for z, y, x in itertools.product(*ends):
-            if self.parallel:
-                yield labels.index_select(0, z).index_select(1, y).index_select(2, x)
-            else:
-                yield labels[z, y, x]
+    def values(self, source: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+        """(z, Y, X) values of the source, corner by corner: z, y, x low, then x high, ..."""
+        ends = [(axis.low, axis.high) for axis in self.axes]
+        if not self.parallel:
+            yield from (source[corner] for corner in itertools.product(*ends))
+            return
+        for z in ends[0]:
+            planes = source.take(z, axis=0)
+            for y in ends[1]:
+                rows = planes.take(y, axis=1)
+                yield from (rows.take(x, axis=2) for x in ends[2])
 
-    def weights(self, where: tuple[Tensor, ...]) -> Iterator[Tensor]:
-        """(n,) float64 weights at the output voxels `where`, in the order of `labels`."""
+    def weights(
+        self, where: tuple[npt.NDArray[np.intp], ...] | None = None
+    ) -> Iterator[npt.NDArray[np.float64]]:
+        """float64 weights in the order of `values`: of the output voxels `where`, or of all.
+
+        All at once only where the axes are not parallel.
+        """
         upper = []
         for dim, axis in enumerate(self.axes):
-            weight = torch.from_numpy(axis.weight)
-            upper.append(weight[where[dim]] if self.parallel else weight[where])
+            chosen = where if where is None or not self.parallel else where[dim]
+            upper.append(axis.weight if chosen is None else axis.weight[chosen])
         for z, y, x in itertools.product(*((1 - weight, weight) for weight in upper)):
             yield z * y * x
 
 
-def _heaviest(labels: Tensor, corners: _Corners) -> Tensor:
-    """The label with the largest summed weight over the corners; ties to the lower value."""
-    around = list(corners.labels(labels))
-    mixed = torch.zeros(around[0].shape, dtype=torch.bool)
+def _heaviest(source: npt.NDArray[Any], corners: _Corners, out: npt.NDArray[Any]) -> None:
+    """Into `out`: the label with the largest summed weight over the corners.
+
+    Ties go to the lower value. Only voxels between two labels need weights at all.
+    """
+    around = list(corners.values(source))
+    mixed = np.zeros(out.shape, dtype=bool)
     for other in around[1:]:
         mixed |= other != around[0]
-    out = around[0].clone()
-    where = mixed.nonzero(as_tuple=True)
-    near = torch.stack([label[where] for label in around])
-    weights = torch.stack(list(corners.weights(where)))
-    best, chosen = torch.full_like(weights[0], -1.0), near[0].clone()
+    out[...] = around[0]
+    where = np.nonzero(mixed)
+    near = np.stack([label[where] for label in around])
+    weights = np.stack(list(corners.weights(where)))
+    best, chosen = np.full(near.shape[1], -1.0), near[0].copy()
     for candidate in near:
-        total = (weights * (near == candidate)).sum(0)
+        total = np.where(near == candidate, weights, 0.0).sum(axis=0)
         better = (total > best + TIE) | ((total >= best - TIE) & (candidate < chosen))
-        best = torch.where(better, total, best)
-        chosen = torch.where(better, candidate, chosen)
+        best = np.where(better, total, best)
+        chosen = np.where(better, candidate, chosen)
     out[where] = chosen
-    return out
-
-
-Slab = Callable[[Tensor], tuple[tuple[slice, slice], Tensor] | None]
-"""From the scores of one class to the part (y, x) of a slab where they may exceed 0, and them."""
-
-
-def _score_slab(source: Grid, target: Grid, start: int, stop: int, device: torch.device) -> Slab:
-    everything = (slice(None), slice(None))
-    if _is_same(source, target):
-        return lambda score: (everything, score[start:stop])
-    axes = _parallel_axes(source, target)
-    if axes is None:
-        points = _sample_points(source, target, start, stop).to(device)
-        return lambda score: (everything, _sample(score, points))
-    z_axis, y_axis, x_axis = _Axis(axes[0].index[start:stop], axes[0].size), axes[1], axes[2]
-    first, last = int(z_axis.low.min()), int(z_axis.high.max())
-    z_part = _Axis(z_axis.index - first, last - first + 1)
-
-    def slab(score: Tensor) -> tuple[tuple[slice, slice], Tensor] | None:
-        # Linear interpolation stays between its corners: no positive corner, no foreground.
-        part = score[first : last + 1].float()
-        positive = (part > 0).any(dim=0)
-        rows, columns = positive.any(dim=1).nonzero(), positive.any(dim=0).nonzero()
-        if not len(rows):
-            return None
-        y_part, y = y_axis.of_box((int(rows[0]), int(rows[-1])))
-        x_part, x = x_axis.of_box((int(columns[0]), int(columns[-1])))
-        if not (len(y.index) and len(x.index)):
-            return None
-        return (y_part, x_part), _separable(part, (z_part, y, x))
-
-    return slab
-
-
-def _best_rank(
-    scores: Tensor, order: Sequence[int], slab: Slab, shape_zyx: tuple[int, ...]
-) -> Tensor:
-    """0 for background, else 1 + position in `order` of the class with the largest logit."""
-    best = torch.zeros(shape_zyx, dtype=torch.float32, device=scores.device)
-    small = torch.uint8 if len(order) < 256 else torch.int32
-    rank = torch.zeros(shape_zyx, dtype=small, device=scores.device)
-    for position, index in enumerate(order, start=1):
-        found = slab(scores[index])
-        if found is None:
-            continue
-        (rows, columns), logit = found
-        best_part, rank_part = best[:, rows, columns], rank[:, rows, columns]
-        rank_part.masked_fill_(logit > best_part, position)
-        torch.fmax(best_part, logit.float(), out=best_part)
-    return rank

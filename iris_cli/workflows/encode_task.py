@@ -23,7 +23,8 @@ from iris_cli.files.publish import publish_json, remove_leftovers
 from iris_cli.files.schema import read_json
 from iris_cli.model.bank import load_bank
 from iris_cli.model.model import Model, load_model
-from iris_cli.task.encoding import Reference, encode_references, require_profile
+from iris_cli.network.precision import choose_precision
+from iris_cli.task.encoding import Reference, encode_references
 from iris_cli.task.from_bank import task_from_bank
 from iris_cli.task.task_file import TASK_ENDING, Task, read_task, write_task
 from iris_cli.volume.reading import AssumedSpacing, read_labels
@@ -136,6 +137,7 @@ def encode_task(
     assume_spacing: AssumedSpacing = None,
     licence: str | None = None,
     device: str = "cpu",
+    precision: str = "auto",
     progress: Progress | None = None,
     reuse: bool = False,
 ) -> EncodeReport:
@@ -144,9 +146,9 @@ def encode_task(
     model: a loaded model, a name or a folder; None is the one that ships. classes: names to keep.
     modality, spacing_mm, channel, licence: as `task.encoding.encode_references`; a modality that
     the references declare is used unless one is given. assume_spacing: mm, for files that do not
-    say where their voxels are. reuse: keep the task at `output` where a call with `reuse` made it
-    of the same: tokens differ in their last digits with the number of threads, and all that is
-    predicted by them would count as of another task.
+    say where their voxels are. precision: auto, fp32, bf16 or fp16. reuse: keep the task at
+    `output` where a call with `reuse` made it of the same: tokens differ in their last digits with
+    the number of threads, and all that is predicted by them would count as of another task.
     raises UsageError, DataRefused as `find_references` and `encode_references` do.
     """
     _check_ending(output)
@@ -161,6 +163,7 @@ def encode_task(
         assume_spacing=assume_spacing,
         licence=licence,
         device=device,
+        precision=precision,
         progress=progress,
         find_known=None if known is None else known.find,
     )
@@ -193,7 +196,6 @@ def encode_from_bank(
     """
     _check_ending(output)
     loaded = load_model(model)
-    require_profile(loaded)
     bank = load_bank(model, loaded)
     if bank is None:
         raise UsageError(
@@ -272,6 +274,7 @@ def encode_found(
     assume_spacing: AssumedSpacing = None,
     licence: str | None = None,
     device: str = "cpu",
+    precision: str = "auto",
     progress: Progress | None = None,
     find_known: Callable[[str], Task | None] | None = None,
 ) -> Task:
@@ -304,11 +307,13 @@ def encode_found(
             _pick(declared, classes, references),
             ignore_value=references.ignore_value,
             other_values=[value for label in declared for value in label.values],
-            modality=modality or _declared_modality(references),
+            modality=modality,
+            declared=None if modality else _declared_modality(references),
             spacing_mm=spacing_mm,
             channel=references.channel,
             licence=licence,
             device=device,
+            precision=choose_precision(precision, device),
             on_reference=on_reference,
             find_known=known,
         )

@@ -116,6 +116,7 @@ def evaluate(
         else {case: frozenset(names) for case, names in section.not_annotated.items()},
         absent_is_background=section is None or section.absent_means == "background",
         assume_spacing=assume_spacing,
+        predicted_as=_predicted_as(table, chosen, predictions),
         cases=cases,
         seed=seed,
         workers=workers,
@@ -197,7 +198,9 @@ def _choose(
     predicted = {label.name: label for label in read_labels_file(path).classes}
     for label in chosen:
         other = predicted.get(label.name)
-        if other is not None and not set(other.values) <= set(label.values):
+        if other is not None and not (
+            set(other.values) <= set(label.values) or _is_output(table, label, other)
+        ):
             raise DataRefused(
                 f"class {label.name!r} has another value in the predictions than in the truth",
                 file=path,
@@ -212,7 +215,12 @@ def _choose(
             f"not scored, because the predictions were not asked for it: {', '.join(left_out)}",
         )
         chosen = tuple(label for label in chosen if label.name in predicted)
-    others = {label.name: _other_names(label, predicted.values()) for label in chosen}
+    others = {
+        label.name: []
+        if label.name in predicted and _is_output(table, label, predicted[label.name])
+        else _other_names(label, predicted.values())
+        for label in chosen
+    }
     for label in chosen:
         if others[label.name] and not label.is_region:
             _refuse_other_name(label, others[label.name], path)
@@ -223,6 +231,34 @@ def _choose(
         if (names := [name for name in others[label.name] if name not in declared])
     )
     return chosen, notes
+
+
+def _is_output(table: ClassTable, label: ClassLabel, other: ClassLabel) -> bool:
+    """Whether the predictions have a class under its value of `regions_class_order`."""
+    return table.has_given_order and other.values == (label.value,)
+
+
+def _predicted_as(
+    table: ClassTable, chosen: Sequence[ClassLabel], predictions: Path
+) -> dict[str, tuple[int, ...]]:
+    """Values in the predictions of classes whose output is none of their values in the truth.
+
+    A label map holds one value per voxel: where a class that is part of a region won, the voxel
+    belongs to the region, too.
+    """
+    path = predictions / LABELS_FILE
+    if not (table.has_given_order and path.is_file()):
+        return {}
+    predicted = {label.name: label for label in read_labels_file(path).classes}
+    outputs = [
+        c for c in table.classes if c.name in predicted and _is_output(table, c, predicted[c.name])
+    ]
+    found: dict[str, tuple[int, ...]] = {}
+    for label in chosen:
+        if any(c.value not in c.values for c in outputs):
+            parts = tuple(c.value for c in outputs if set(c.values) <= set(label.values))
+            found |= {label.name: parts} if parts else {}
+    return found
 
 
 def _other_names(label: ClassLabel, predicted: Iterable[ClassLabel]) -> list[str]:

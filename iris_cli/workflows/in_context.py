@@ -23,7 +23,7 @@ from iris_cli.errors import DataRefused, UsageError
 from iris_cli.model.card import ModelCard
 from iris_cli.model.model import load_model as load
 from iris_cli.network.iris_network import IrisNetwork
-from iris_cli.training.precision import autocast_type, compute_in
+from iris_cli.network.precision import autocast_type, compute_in
 from iris_cli.workflows.devices import choose_device
 
 Array: TypeAlias = npt.NDArray[Any]

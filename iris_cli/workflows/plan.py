@@ -4,32 +4,39 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from iris_cli.dataset.dataset_json import FILE_NAME
-from iris_cli.dataset.raw import read_raw_dataset
+from iris_cli.dataset.raw import RawDataset, read_raw_dataset
 from iris_cli.errors import UsageError
 from iris_cli.execution.progress import Progress
 from iris_cli.execution.signals import StopRequest
 from iris_cli.files.schema import nearest
-from iris_cli.planning.estimate import TrainingEstimate, estimate_preprocessing, estimate_training
+from iris_cli.planning.adapt import Adapted, Budget, adapt
+from iris_cli.planning.estimate import TrainingEstimate, estimate_training
 from iris_cli.planning.overrides import (
     BY_HAND,
     apply_overrides,
     override_record,
     split_override,
 )
-from iris_cli.planning.plan import Plan, RawSet, make_plan, write_plan
+from iris_cli.planning.plan import Plan, RawSet, fingerprint_of, make_plan, write_plan
 from iris_cli.planning.presets import DEFAULT_RECIPE, Preset, Recipe, preset, recipe
+from iris_cli.preparation.codes import Code, read_codes
 from iris_cli.preparation.findings import IntegrityReport, raise_if_refused
 from iris_cli.preparation.integrity import check_datasets
+from iris_cli.workflows.preprocess import most_memory
+from iris_cli.workflows.repair import write_repaired
 from iris_cli.workflows.validation import read_unseen_set
 
 RAW, PLANS, DEFAULT_PLAN = "raw", "plans", "default"
+CHECKED = ".checked"
+"""Folder in `plans/` with what integrity found of every case."""
 
 # Keys that another option or the data decide: set by hand they would contradict the plan.
 _NOT_SETTINGS: Mapping[str, str] = MappingProxyType(
@@ -87,7 +94,11 @@ def plan(
     validation_sets: Sequence[str | Path] = (),
     overrides: Sequence[str] = (),
     seed: int = 0,
+    accept: Sequence[str] = (),
     workers: int = 0,
+    case_timeout_s: float | None = None,
+    repair: Path | None = None,
+    budget: Budget | None = None,
     progress: Progress | None = None,
     stop: StopRequest | None = None,
 ) -> PlanReport:
@@ -98,9 +109,15 @@ def plan(
     preset_name: by default the one that the recipe is meant for.
     overrides: `key=value`; `network.*`, `patch`, `s0` and `training.*` act before the spacings
     are chosen, everything else on the finished plan.
-    raises DataRefused with every error of every set, UsageError for unknown names and keys.
+    accept: codes of findings that are meant (`preparation.codes`); the plan records them.
+    case_timeout_s: longest check of one case, with workers. repair: folder for label maps that a
+    turn of axes puts on their image's grid; nothing in the sets is changed.
+    budget: fit network, patch, spacing and schedule to the sets and to this (`planning.adapt`); the
+    preset is chosen by it then. Overrides act on what was chosen.
+    raises DataDefects with every error of every set, UsageError for unknown names and keys.
     """
     path = _target(workspace, name, output)
+    accepted = read_codes(accept)
     held_out = [find_raw(workspace, item) for item in held_out_sets]
     unseen = [find_raw(workspace, item) for item in validation_sets]
     folders = find_raw_sets(workspace, sets, without=[*held_out, *unseen])
@@ -111,25 +128,32 @@ def plan(
         read_unseen_set(folder)
     early, late = _split_overrides(overrides)
     followed = recipe(recipe_name)
-    preset_name = preset_name or followed.preset
-    chosen = followed.applied_to(_seeded(preset(preset_name), seed))
-    chosen = override_record(chosen, early)
-    raws = [read_raw_dataset(folder, strict=False) for folder in folders]
-    reports = check_datasets(raws, workers=workers, progress=progress, stop=stop)
-    raise_if_refused(reports)
-    raw_sets = [RawSet(raw, report) for raw, report in zip(raws, reports, strict=True)]
+    checks = partial(
+        check_datasets,
+        workers=workers,
+        cache=workspace / PLANS / CHECKED,
+        timeout_s=case_timeout_s,
+        progress=progress,
+        stop=stop,
+    )
+    raw_sets = _checked(folders, checks, accepted, repair)
+    fitted = _fitted(raw_sets, preset_name, followed, seed, budget)
+    chosen = override_record(fitted.preset, early)
     made = make_plan(
         raw_sets,
         chosen,
         name=name,
-        preset_name=preset_name,
+        preset_name=fitted.name,
         workspace=workspace,
         held_out_sets={set_name(folder): folder for folder in held_out},
         validation_sets={set_name(folder): folder for folder in unseen},
         seed=seed,
     )
-    made = apply_overrides(_follow(made, recipe_name, followed), late)
-    made = _note(made, early)
+    made = _follow(made, recipe_name, followed)
+    made = made.model_copy(update={"reasons": {**made.reasons, **fitted.reasons}})
+    made = apply_overrides(made, late)
+    reports = tuple(raw_set.report for raw_set in raw_sets)
+    made = _note_accepted(_note(made, early), reports)
     write_plan(path, made)
     return PlanReport(
         made,
@@ -137,8 +161,45 @@ def plan(
         reports,
         estimate=estimate_training(made, "cpu"),
         estimate_cuda=estimate_training(made, "cuda"),
-        preprocess_bytes=estimate_preprocessing(made),
+        preprocess_bytes=most_memory(made, workspace),
     )
+
+
+def _fitted(
+    raw_sets: Sequence[RawSet],
+    preset_name: str | None,
+    followed: Recipe,
+    seed: int,
+    budget: Budget | None,
+) -> Adapted:
+    """The named preset (by default the recipe's), or what fits sets and budget."""
+    name = preset_name or followed.preset
+    chosen = followed.applied_to(_seeded(preset(name), seed))
+    if budget is None:
+        return Adapted(name, chosen, {})
+    if preset_name is not None:
+        raise UsageError(
+            "a preset is named, and one is to be chosen for the data",
+            found=f"--preset {preset_name} with --adapt, --memory or --hours",
+            fix="leave out one of them",
+        )
+    found = {raw_set.raw.name: fingerprint_of(raw_set, seed=seed) for raw_set in raw_sets}
+    return adapt(chosen.training, found, budget)
+
+
+def _checked(
+    folders: Sequence[Path],
+    check: Callable[[Sequence[RawDataset]], tuple[IntegrityReport, ...]],
+    accepted: frozenset[Code],
+    repair: Path | None,
+) -> list[RawSet]:
+    """The sets with what was found in them; raises DataDefects where that refuses one."""
+    raws = [read_raw_dataset(folder, strict=False) for folder in folders]
+    reports = [report.accepting(accepted) for report in check(raws)]
+    if repair is not None:
+        write_repaired(raws, reports, repair)
+    raise_if_refused(reports)
+    return [RawSet(raw, report) for raw, report in zip(raws, reports, strict=True)]
 
 
 def find_raw_sets(
@@ -271,6 +332,19 @@ def _note(made: Plan, early: Sequence[str]) -> Plan:
     """Reasons for what was set before planning."""
     keys = [split_override(text)[0] for text in early]
     reasons = {**made.reasons, **dict.fromkeys(keys, BY_HAND)}
+    return made.model_copy(update={"reasons": reasons})
+
+
+def _note_accepted(made: Plan, reports: Sequence[IntegrityReport]) -> Plan:
+    """What the user took on, code by code: the plan is where it is looked for later."""
+    reasons = dict(made.reasons)
+    for report in reports:
+        for code in sorted({finding.code for finding in report.accepted}):
+            where = [f.case or "the set" for f in report.accepted if f.code is code]
+            reasons[f"sets.{report.set}.accepted.{code}"] = (
+                f"accepted by hand (--accept): {len(where)} findings ({', '.join(where[:10])}"
+                + (", ...)" if len(where) > 10 else ")")
+            )
     return made.model_copy(update={"reasons": reasons})
 
 

@@ -6,9 +6,10 @@ and any number of processes may run the same line on one folder.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 
 from iris_cli.dataset.label_files import LABELS_FILE, read_labels_file
 from iris_cli.dataset.queries import FoundQueries, QueryVolume, search_queries
-from iris_cli.errors import DataRefused, IrisError, UsageError
+from iris_cli.errors import DataRefused, EnvironmentProblem, IrisError, UsageError
 from iris_cli.execution.failures import FAILURES, note_failures
 from iris_cli.execution.jobs import CaseJob, RunSummary, run_cases
 from iris_cli.execution.progress import Progress
@@ -28,37 +29,46 @@ from iris_cli.inference.job import (
     OUTPUT_ENDING,
     PredictPayload,
     load_payload,
-    peak_memory_mb,
     predict_case,
 )
 from iris_cli.inference.legend import write_legend
-from iris_cli.inference.sliding import predict_logits
+from iris_cli.inference.memory import NO_LIMITS, Limits, Means, case_of
+from iris_cli.inference.sliding import Decoding
 from iris_cli.inference.windows import window_starts
 from iris_cli.model.model import Model
 from iris_cli.model.registry import find_by_name
-from iris_cli.task.encoding import require_profile
+from iris_cli.network.precision import choose_precision
+from iris_cli.task.encoding import RECIPES
 from iris_cli.task.task_file import Task, TaskClass, TaskHeader, read_task
 from iris_cli.volume.reading import AssumedSpacing, is_volume, read_grid
 from iris_cli.workflows.encode_task import ReferenceSource, encode_task
 
 REFERENCES_TASK = "references.task.pt"
 REFERENCES_CHANNEL = 0
+READ_BYTES = 4
+"""Of a voxel in memory, where nothing but its header was read: float32, or less."""
 
 
 @dataclass(frozen=True)
 class PredictSettings:
-    """How to predict; nothing here but `classes` and `assume_spacing` changes what is asked.
+    """How to predict.
 
     model: name or folder, None for the task's own where it ships, else the default. classes: names
-    to keep, None for all. workers: processes of one thread each, 0 works in this one.
+    to keep, None for all. precision: auto, fp32, bf16 or fp16. skip_empty: leave out windows
+    without anything bright in or around them. limits: of the memory of one case. workers: processes
+    of one thread each, 0 works in this one. case_timeout_s: longest time of one case, with workers.
     assume_spacing: mm, for files without position.
     """
 
     model: str | None = None
     classes: tuple[str, ...] | None = None
     device: str = "cpu"
+    precision: str = "auto"
+    skip_empty: bool = False
     window_batch: int = 1
+    limits: Limits = NO_LIMITS
     workers: int = 0
+    case_timeout_s: float | None = None
     assume_spacing: AssumedSpacing = None
 
 
@@ -90,7 +100,7 @@ class PredictReport:
                     "case": outcome.name,
                     "status": outcome.status,
                     "seconds": round(outcome.seconds, 1),
-                    "windows": content.get("windows"),
+                    "windows": content.get("windows", {}).get("all"),
                     "classes found": sum(
                         voxels > 0
                         for voxels in content.get("output", {}).get("voxels", {}).values()
@@ -198,6 +208,7 @@ def predict(
         [CaseJob(payload.case, payload) for payload in prepared.payloads],
         predict_case,
         workers=settings.workers,
+        timeout_s=settings.case_timeout_s,
         progress=progress,
         label="predict",
         claims=output / HIDDEN / "claims",
@@ -219,17 +230,16 @@ def dry_run(
 ) -> PredictEstimate:
     """What `predict` would do, how long it would take, and how much memory; writes nothing.
 
-    Times one window on this machine as it is now; memory is that of this process with the model
-    and one window, plus what the shapes of the volumes ask for.
+    Times one window on this machine as it is now; memory follows from shapes
+    (`inference.memory`), on top of what this process holds.
     """
     import tempfile
 
     settings = settings or PredictSettings()
     with tempfile.TemporaryDirectory() as folder:
         prepared = _prepare(inputs, output, task, references, settings, Path(folder))
-    seconds = _time_window(prepared.model, prepared.task, settings)
-    base_mb = peak_memory_mb() or 0.0
-    cases = [_estimate(payload, prepared, seconds, base_mb) for payload in prepared.payloads]
+    seconds = _time_window(prepared, settings)
+    cases = [_estimate(payload, prepared, seconds) for payload in prepared.payloads]
     return PredictEstimate(
         tuple(cases), prepared.classes, prepared.task, seconds, settings.workers, prepared.notes
     )
@@ -276,6 +286,7 @@ def _prepare(
             task,
             model=settings.model,
             device=settings.device,
+            precision=settings.precision,
             channel=REFERENCES_CHANNEL,
             assume_spacing=settings.assume_spacing,
             reuse=True,
@@ -286,8 +297,10 @@ def _prepare(
     found = _find(inputs, header.channel)
     payloads = tuple(_payload(query, output, task, name, settings) for query in found.queries)
     model, loaded = load_payload(payloads[0])
-    require_profile(model)
     check_model(model, header)
+    # What the profile makes of it, so that receipts say what was computed in.
+    precision = RECIPES[model.card.profile].precision(payloads[0].precision, settings.device)
+    payloads = tuple(replace(payload, precision=precision) for payload in payloads)
     kept = kept_classes(header, settings.classes)
     classes = tuple(header.classes[index] for index in kept)
     legend = _read_legend(output, classes)
@@ -380,7 +393,10 @@ def _payload(
         model=model,
         classes=settings.classes,
         device=settings.device,
+        precision=choose_precision(settings.precision, settings.device),
+        skip_empty=settings.skip_empty,
         window_batch=settings.window_batch,
+        limits=settings.limits,
         assume_spacing=settings.assume_spacing,
     )
 
@@ -396,40 +412,39 @@ def _target(query: QueryVolume, output: Path) -> Path:
     return target
 
 
-def _time_window(model: Model, task: Task, settings: PredictSettings) -> float:
+def _time_window(prepared: _Prepared, settings: PredictSettings) -> float:
     """Seconds of one window: the faster of two, the first also pays for allocation."""
-    edge = model.card.patch
-    image = np.random.default_rng(0).normal(size=(edge,) * 3).astype(np.float32)
-    tokens = [torch.from_numpy(stage) for stage in task.tokens]
+    edge = prepared.model.card.patch
+    image = np.random.default_rng(0).normal(size=(1, edge, edge, edge)).astype(np.float32)
+    decode = Decoding(
+        prepared.model.network,
+        [torch.from_numpy(stage) for stage in prepared.task.tokens],
+        prepared.task.header.groups,
+        settings.device,
+        prepared.payloads[0].precision,
+    )
     seconds = []
     for _ in range(2):
         started = time.perf_counter()
-        predict_logits(
-            model.network,
-            tokens,
-            image,
-            0.0,
-            (edge, edge, edge),
-            device=settings.device,
-            groups=task.header.groups,
-        ).cpu()
+        for found in decode(image)[0]:
+            found.logits().cpu()
         seconds.append(time.perf_counter() - started)
     return min(seconds)
 
 
-def _estimate(
-    payload: PredictPayload, prepared: _Prepared, seconds: float, base_mb: float
-) -> CaseEstimate:
+def _estimate(payload: PredictPayload, prepared: _Prepared, seconds: float) -> CaseEstimate:
     try:
         native = read_grid(payload.query, assume_spacing=payload.assume_spacing).canonical_grid
     except IrisError as error:
         return CaseEstimate(payload.case, problem=error.problem)
-    working = native.working(prepared.task.header.spacing_mm)
-    edge = prepared.model.card.patch
-    windows = len(window_starts(working.shape_zyx, (edge, edge, edge)))
-    voxels = float(np.prod(native.shape_zyx))
-    worked = float(np.prod(working.shape_zyx))
-    # Normalising holds the volume as it is, twice in float64, and in float32; blending holds one
-    # float32 per class, the image and the weights.
-    megabytes = max(28 * voxels, 8 * voxels + 4 * worked * (len(prepared.classes) + 2)) / 2**20
-    return CaseEstimate(payload.case, windows, windows * seconds, base_mb + megabytes)
+    model, task = prepared.model, prepared.task
+    working = native.working(task.header.spacing_mm)
+    windows = len(window_starts(working.shape_zyx, (model.card.patch,) * 3))
+    stored = READ_BYTES * math.prod(native.shape_zyx)
+    case = case_of(model, task, native, stored, payload.device, payload.precision)
+    first = Means(window_batch=payload.window_batch)
+    try:
+        _, memory = case.fit(first, payload.limits.with_free_memory_of(payload.device))
+    except EnvironmentProblem as error:
+        return CaseEstimate(payload.case, windows, problem=str(error.problem))
+    return CaseEstimate(payload.case, windows, windows * seconds, memory.ram / 2**20)

@@ -18,7 +18,9 @@ from iris_cli.execution.jobs import CaseJob, RunSummary, run_cases
 from iris_cli.execution.progress import Progress
 from iris_cli.execution.signals import StopRequest
 from iris_cli.files.schema import nearest
+from iris_cli.planning.crew import Crew, choose_crew
 from iris_cli.planning.plan import PER_CASE, PREPROCESSED, Plan, SetPlan, read_plan
+from iris_cli.preparation.case_memory import predicted_bytes
 from iris_cli.preparation.preprocess import GUESS, PreprocessPayload, preprocess_case
 from iris_cli.preparation.store import Role, list_cases, remove_view
 
@@ -31,6 +33,7 @@ class PreprocessReport:
 
     run: RunSummary
     folders: dict[str, Path]
+    memory: Crew
 
     @property
     def exit_code(self) -> int:
@@ -56,7 +59,14 @@ class PreprocessReport:
     def to_json(self) -> dict[str, Any]:
         """Rows and failures, JSON values only."""
         failed = {o.name: o.error for o in self.run.outcomes if o.status == "failed"}
-        return {"sets": self.set_rows(), "failed": failed, "exit_code": self.exit_code}
+        return {
+            "sets": self.set_rows(),
+            "failed": failed,
+            "workers": self.memory.workers,
+            "memory_bytes": self.memory.needed_bytes,
+            "notes": [self.memory.note] if self.memory.note else [],
+            "exit_code": self.exit_code,
+        }
 
 
 def preprocess(
@@ -65,15 +75,19 @@ def preprocess(
     workspace: Path,
     sets: Sequence[str] = (),
     workers: int = 0,
+    max_ram: int | None = None,
+    case_timeout_s: float | None = None,
     progress: Progress | None = None,
     stop: StopRequest | None = None,
 ) -> PreprocessReport:
     """Preprocess the training, validation and unlabelled cases of a plan's sets.
 
-    sets: some of the plan's (default all). A case that fails does not end the run: it is in the
+    sets: some of the plan's (default all). max_ram: bytes that all processes together may take (by
+    default what the machine has); as many of the `workers` work as fit. A case that fails does not end the run: it is in the
     report, whose exit code is 3 then (4 where nothing could be done because of the data).
     raises UsageError for a set that is not in the plan, DataRefused where the plan and the raw
-    folder name different cases, Stopped on a signal.
+    folder name different cases, EnvironmentProblem where a case needs more than `max_ram`, Stopped
+    on a signal.
     """
     planned = read_plan(plan) if isinstance(plan, Path) else plan
     names = _chosen_sets(planned, sets)
@@ -82,19 +96,32 @@ def preprocess(
         raw = read_raw_dataset(planned.raw_folder(workspace, name), strict=False)
         _forget_test_cases(planned, workspace, name)
         jobs += [
-            CaseJob(name=f"{name}/{payload.case}", payload=payload)
+            CaseJob(f"{name}/{payload.case}", payload, needs_bytes=predicted_bytes(payload))
             for payload in payloads_of_set(planned, name, raw, workspace)
         ]
+    crew = choose_crew({job.name: job.needs_bytes or 0 for job in jobs}, workers, max_ram)
     run = run_cases(
         jobs,
         preprocess_case,
-        workers=workers,
+        workers=crew.workers,
+        timeout_s=case_timeout_s,
         progress=progress,
         label="preprocessing",
         claims=workspace / PREPROCESSED / ".claims",
         stop=stop,
     )
-    return PreprocessReport(run, {name: planned.store_folder(workspace, name) for name in names})
+    folders = {name: planned.store_folder(workspace, name) for name in names}
+    return PreprocessReport(run, folders, crew)
+
+
+def most_memory(plan: Plan, workspace: Path) -> int:
+    """Most memory (bytes) that a process of `preprocess` takes for any case of the plan."""
+    needs = [0]
+    for name in plan.sets:
+        raw = read_raw_dataset(plan.raw_folder(workspace, name), strict=False)
+        payloads = payloads_of_set(plan, name, raw, workspace)
+        needs += [predicted_bytes(payload) or 0 for payload in payloads]
+    return max(needs)
 
 
 def payloads_of_set(

@@ -24,6 +24,7 @@ from iris_cli.errors import DataRefused, Interrupted, IrisError, Stopped
 from iris_cli.evaluation.metrics import compute_metrics
 from iris_cli.evaluation.statistics import Table, table_means
 from iris_cli.inference.case import predict_volume
+from iris_cli.inference.streaming import How
 from iris_cli.model.model import Model, ModelCard
 from iris_cli.network.iris_network import IrisNetwork
 from iris_cli.planning.plan import Plan, SetPlan
@@ -157,7 +158,8 @@ class _Job:
         for row, query in enumerate(self.queries):
             truth = read_labels(_label(query)).array
             image = read_image(query.images[0])
-            found = predict_volume(model, task, image, device=device, on_window=on_progress).labels
+            how = How(device=device, on_window=on_progress)
+            found = predict_volume(model, task, image, how=how).labels
             if self.raw.ignore_value is not None:
                 found = np.where(truth == self.raw.ignore_value, 0, found)
             for column, label in enumerate(classes):

@@ -15,7 +15,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 _COMMANDS = (
     ("demo",), ("plan",), ("preprocess",), ("train",), ("status",), ("encode-task",), ("predict",),
     ("evaluate",), ("info",), ("doctor",), ("convert", "list"), ("convert", "pairs"),
-    ("convert", "info_json"), ("convert", "msd"),
+    ("convert", "NAME"),
     ("model", "list"), ("model", "info"), ("model", "use"), ("model", "import"),
     ("model", "export"), ("model", "download"),
 )  # fmt: skip

@@ -175,12 +175,12 @@ def test_everything_wrong_with_files_is_found_in_one_reading(tmp_path: Path) -> 
     touch(folder / "imagesTr/d_0000.nrrd")
     raw = read_raw_dataset(folder, strict=False)
     assert {(finding.code, finding.case) for finding in raw.findings} == {
-        ("missing label map", "a"),
-        ("missing channel", "b"),
-        ("label map without image", "orphan"),
-        ("odd file name", None),
-        ("other file ending", None),
-        ("duplicate case name", "c"),
+        ("missing-label", "a"),
+        ("missing-channel", "b"),
+        ("label-without-image", "orphan"),
+        ("odd-file-name", None),
+        ("other-ending", None),
+        ("case-twice", "c"),
     }
     with pytest.raises(DataRefused, match="no label map") as caught:
         read_raw_dataset(folder)

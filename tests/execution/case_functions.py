@@ -13,6 +13,7 @@ from typing import Any
 from iris_cli.errors import DataRefused, EnvironmentProblem
 from iris_cli.execution.jobs import CaseResult
 from iris_cli.execution.receipts import Receipt, matches, read_receipt, write_receipt
+from iris_cli.execution.stages import stage
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,18 @@ def _sleep(order: Order) -> None:
     time.sleep(order.value)
 
 
+def _stop(order: Order) -> None:
+    """Stand still for good, as a process does whose disk does not answer."""
+    with stage("waiting for the disk"):
+        time.sleep(order.value)
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _crash_in_stage(order: Order) -> None:
+    with stage("the case"), stage("resampling", order.folder):
+        raise ZeroDivisionError("no width")
+
+
 def _exit(order: Order) -> None:
     os._exit(7)
 
@@ -128,4 +141,6 @@ _ACTIONS = {
     "crash": _crash,
     "sleep": _sleep,
     "exit": _exit,
+    "stop": _stop,
+    "crash in stage": _crash_in_stage,
 }

@@ -75,7 +75,7 @@ def test_poison_case_is_recorded_and_the_rest_is_done() -> None:
     summary = run(Order("work"), Order("kill"), Order("work"), Order("work"), workers=2)
     assert statuses(summary) == ["done", "failed", "done", "done"]
     error = summary.failed[0].error or {}
-    assert error["problem"] == "killed (signal 9; out of memory is the usual cause)"
+    assert error["problem"].startswith("killed (SIGKILL")
     assert summary.exit_code == 3
     with pytest.raises(SomeCasesFailed, match="case_1: killed"):
         summary.raise_for_failures()
@@ -90,7 +90,7 @@ def test_other_deaths_are_named() -> None:
     summary = run(Order("kill", signal.SIGSEGV), Order("exit"), workers=1)
     problems = [(outcome.error or {})["problem"] for outcome in summary.outcomes]
     assert problems == [
-        "killed (signal 11; a crash in native code)",
+        "killed (SIGSEGV; a crash in native code)",
         "the worker process ended (exit status 7)",
     ]
     assert summary.exit_code == 5
@@ -99,7 +99,39 @@ def test_other_deaths_are_named() -> None:
 def test_a_case_over_the_time_limit_fails_and_the_rest_is_done() -> None:
     summary = run(Order("sleep", 60), Order("work"), workers=1, timeout_s=0.4)
     assert statuses(summary) == ["failed", "done"]
-    assert (summary.failed[0].error or {})["problem"] == "took longer than 0.4 s"
+    error = summary.failed[0].error or {}
+    assert error["problem"] == "took longer than 0.4 s"
+    assert "--case-timeout" in error["fix"]
+
+
+def test_a_time_limit_needs_workers() -> None:
+    with pytest.raises(UsageError, match="needs worker processes"):
+        run(Order("work"), timeout_s=1.0)
+
+
+def test_a_worker_that_gives_no_sign_of_life_is_a_hang_with_its_stage() -> None:
+    summary = run(Order("stop", 0.5), Order("work"), workers=1, silence_s=1.0)
+    assert statuses(summary) == ["failed", "done"]
+    error = summary.failed[0].error or {}
+    assert error["problem"] == "hung: no sign of life for 1 s"
+    assert (error["kind"], error["stage"]) == ("Hung", "waiting for the disk")
+    assert summary.exit_code == 3
+
+
+def test_a_case_that_works_longer_than_the_silence_does_not_hang() -> None:
+    assert statuses(run(Order("sleep", 1.2), workers=1, silence_s=0.5)) == ["done"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_exception_of_others_comes_with_case_file_and_stage(
+    workers: int, tmp_path: Path
+) -> None:
+    summary = run(Order("work"), Order("crash in stage", 0, tmp_path / "x.mha"), workers=workers)
+    (failed,) = summary.failed
+    error = failed.error or {}
+    assert failed.name == "case_1"
+    assert error["problem"] == "ZeroDivisionError: no width"
+    assert (error["stage"], error["file"]) == ("resampling", str(tmp_path / "x.mha"))
 
 
 def test_workers_compute_with_one_passive_thread() -> None:

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel
+import numpy as np
 import pytest
 import torch
 
 from iris_cli.dataset.phantoms import write_phantom_dataset
-from iris_cli.files.hashing import hash_array
+from iris_cli.files.hashing import hash_array, hash_bytes
 from iris_cli.model.model import ModelCard, save_model
 from iris_cli.network.config import NetworkConfig
 from iris_cli.network.iris_network import IrisNetwork
@@ -56,7 +58,20 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(folder / "tiny", network, card)
     _finish(["plan", "-w", str(folder), "--preset", "tiny"])
     _finish(_encode(folder, folder / "torso.task.pt"))
+    _write_archive(folder / "archive")
     return folder
+
+
+def _write_archive(folder: Path) -> None:
+    """Cases like those of BraTS 2021: four files that are copied, a label map written anew."""
+    generator = np.random.default_rng(3)
+    for case in (f"BraTS2021_{number:05d}" for number in range(CASES)):
+        (folder / case).mkdir(parents=True)
+        for part in ("t1", "t1ce", "t2", "flair", "seg"):
+            high = 3 if part == "seg" else 1000
+            array = generator.integers(0, high, (64, 64, 48)).astype(np.int16)
+            image = nibabel.Nifti1Image(array, np.diag([-1.0, -1.0, 1.0, 1.0]))
+            nibabel.save(image, folder / case / f"{case}_{part}.nii.gz")
 
 
 def _encode(inputs: Path, target: Path) -> list[str]:
@@ -129,6 +144,16 @@ def _task_content(folder: Path) -> dict[str, Any]:
     return {path.name: read_task(path).fingerprint()} if path.exists() else {}
 
 
+def _converted_content(folder: Path) -> dict[str, Any]:
+    out = folder / "out"
+    found = _receipts(out / ".iris" / "convert")
+    for path in sorted(out.rglob("*")):
+        parts = path.relative_to(out).parts
+        if path.is_file() and not any(part.startswith(".") for part in parts):
+            found["/".join(parts)] = hash_bytes(path.read_bytes())
+    return found
+
+
 def _jobs(inputs: Path) -> dict[str, Job]:
     def link_raw(folder: Path) -> None:
         (folder / "raw").symlink_to(inputs / "raw")
@@ -147,11 +172,16 @@ def _jobs(inputs: Path) -> dict[str, Job]:
             link_raw,
         ),
         "predict": Job(predict, _predicted_content, "out/.iris/*.json"),
+        "convert": Job(
+            lambda f: ["convert", "brats2021", str(inputs / "archive"), "-o", str(f / "out")],
+            _converted_content,
+            "out/.iris/convert/*.json",
+        ),
         "encode-task": Job(lambda f: _encode(inputs, f / "x.task.pt"), _task_content, "x.task.pt"),
     }
 
 
-@pytest.mark.parametrize("name", ["preprocess", "predict", "encode-task"])
+@pytest.mark.parametrize("name", ["preprocess", "predict", "convert", "encode-task"])
 def test_killed_at_random_the_same_line_finishes_to_the_same_content(
     name: str, inputs: Path, tmp_path: Path
 ) -> None:

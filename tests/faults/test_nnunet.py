@@ -9,23 +9,54 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from iris_cli.dataset.pairs import convert_pairs
+from dataset_conversion.pairs import PairsOptions, convert_pairs
 from iris_cli.dataset.phantoms import CLASSES, write_phantom_dataset
 from iris_cli.volume.reading import read_image, read_labels
 from iris_cli.volume.writing import write_labels
 from iris_cli.workflows.evaluate import evaluate
+from tests.preparation.raw_sets import make_set
+from tests.preparation.test_integrity import DEFECTS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+_DOCS = Path(__file__).resolve().parents[2] / "docs"
+_SIDES: dict[str, int | list[int]] = {"left": 1, "right": 2}
 
 _INTEGRITY = """
 import sys
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 verify_dataset_integrity(sys.argv[1], num_processes=1)
+"""
+# All sets in one process, and its pool in this process: starting one takes seconds.
+_VERDICTS = """
+import contextlib, io, json, sys
+from pathlib import Path
+from nnunetv2.experiment_planning import verify_dataset_integrity as module
+class Here:
+    def __init__(self, *_): pass
+    def __enter__(self): return self
+    def __exit__(self, *_): pass
+    def starmap(self, function, rows): return [function(*row) for row in rows]
+module.multiprocessing.get_context = lambda *_: type("Context", (), {"Pool": Here})
+verdicts = {}
+for folder in sorted(Path(sys.argv[1]).iterdir()):
+    said, verdict = io.StringIO(), "silent"
+    with contextlib.redirect_stdout(said):
+        try:
+            module.verify_dataset_integrity(str(folder), 1)
+        except (AssertionError, RuntimeError) as error:
+            ours = "SimpleITK" not in str(error) and str(error)
+            verdict = "refuses" if ours else "an exception"
+    if verdict == "silent" and "warning" in said.getvalue().lower():
+        verdict = "warns"
+    verdicts[folder.name.partition("_")[2]] = verdict
+Path(sys.argv[2]).write_text(json.dumps(verdicts))
 """
 _EVALUATE = """
 import json, sys
@@ -74,8 +105,30 @@ def test_a_converted_folder_passes_nnunets_own_integrity_check(
 ) -> None:
     target = tmp_path / "Dataset001_Torso"
     names = [f"{name}={value}" for name, value in CLASSES.items()]
-    convert_pairs(pairs / "images", pairs / "labels", target, names=names, modality="ct")
+    options = PairsOptions(names=names, modality="ct")
+    convert_pairs(pairs / "images", pairs / "labels", target, options).run.raise_for_failures()
     _run(nnunet, _INTEGRITY, tmp_path, target)
+
+
+def test_the_docs_say_what_nnunets_integrity_check_does(nnunet: str, tmp_path: Path) -> None:
+    """The last column of docs/data-checks.md, defect by defect."""
+    sys.path.insert(0, str(_DOCS))
+    try:
+        from generate_data_checks import NNUNET
+    finally:
+        sys.path.pop(0)
+    sets = tmp_path / "sets"
+    for number, (defect, (_, damage)) in enumerate(DEFECTS.items(), 1):
+        name = defect.replace(" ", "_")
+        folder = sets / f"Dataset{number:03d}_{name}"
+        good = ("good_1", "good_2", "good_3")
+        make_set(folder, (*good, name), channels={"0": "MR T1", "1": "MR T2"}, labels=_SIDES)
+        damage(folder, name)
+    _run(nnunet, _VERDICTS, tmp_path, sets, tmp_path / "verdicts.json")
+    verdicts = json.loads((tmp_path / "verdicts.json").read_text())
+    for defect, (code, _) in DEFECTS.items():
+        found = verdicts[defect.replace(" ", "_")]
+        assert found in NNUNET[code] or NNUNET[code] == "no such notion", (defect, found)
 
 
 def test_nnunets_evaluation_gives_our_numbers(nnunet: str, pairs: Path, tmp_path: Path) -> None:

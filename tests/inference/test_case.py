@@ -12,7 +12,6 @@ import torch
 
 from iris_cli.errors import DataRefused, UsageError
 from iris_cli.inference.case import kept_classes, predict_volume
-from iris_cli.inference.sliding import predict_logits
 from iris_cli.model.model import Model
 from iris_cli.preparation.prepare import prepare_image
 from iris_cli.task.task_file import ModelRecord, Task
@@ -20,6 +19,7 @@ from iris_cli.volume.grid import Grid
 from iris_cli.volume.reading import Volume, read_image
 from iris_cli.volume.writing import write_image
 from tests.inference.conftest import MakeTask, WriteQuery, noise
+from tests.inference.whole_volume import decide, predict_logits
 
 PATCH = (32, 32, 32)
 
@@ -36,13 +36,6 @@ def logits_of(model: Model, task: Task, volume: Volume) -> np.ndarray:
     return logits.numpy()
 
 
-def decide(logits: np.ndarray, values: list[int]) -> np.ndarray:
-    """Arg-max over background 0 and classes; ties to the lower value."""
-    order = np.argsort(values)
-    scores = np.concatenate([np.zeros((1, *logits.shape[1:])), logits[order]])
-    return np.array([0, *np.sort(values)])[scores.argmax(axis=0)]
-
-
 def test_labels_are_the_arg_max_over_classes_and_background(
     model: Model, make_task: MakeTask, volume: Volume
 ) -> None:
@@ -53,7 +46,7 @@ def test_labels_are_the_arg_max_over_classes_and_background(
     assert len(np.unique(expected)) > 2
     assert prediction.labels.dtype == np.uint8
     assert prediction.voxels == {f"c{i}": int((expected == 5 - i).sum()) for i in range(4)}
-    assert prediction.windows == 2
+    assert prediction.windows.all == 2
     assert prediction.flags == ()
 
 
@@ -83,7 +76,7 @@ def test_labels_come_back_on_the_native_grid(
     volume = read_image(write_query("q.nii.gz", (21, 40, 40), spacing_xyz=(1.0, 1.0, 2.5)))
     prediction = predict_volume(model, make_task(), volume)
     assert prediction.labels.shape == volume.array.shape
-    assert prediction.windows == 2  # 35 x 27 x 27 working voxels
+    assert prediction.windows.all == 2  # 35 x 27 x 27 working voxels
 
 
 @pytest.mark.parametrize("spacing_xyz", [(1.5, 1.5, 1.5), (0.875, 1.25, 2.0)])

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from iris_cli.errors import DataRefused
+from iris_cli.errors import DataRefused, EnvironmentProblem
 from iris_cli.execution.jobs import CaseJob, run_cases
 from iris_cli.execution.receipts import read_receipt
 from iris_cli.inference import job
+from iris_cli.inference.case import predict_volume
 from iris_cli.inference.job import PredictPayload, predict_case
+from iris_cli.inference.memory import Limits, Means, ladder
+from iris_cli.inference.streaming import How
 from iris_cli.model.model import ModelCard, load_model, save_model
 from iris_cli.network.config import NetworkConfig
 from iris_cli.network.iris_network import IrisNetwork
@@ -120,8 +123,70 @@ def test_other_classes_task_or_model_are_other_inputs(
     assert predict_case(dataclasses.replace(picked, device="cpu", window_batch=2)).status == "kept"
     write_task(payload.task, make_task(seed=8))
     assert predict_case(picked).status == "done"
-    monkeypatch.setattr(job, "INFERENCE_VERSION", 2)
+    monkeypatch.setattr(job, "INFERENCE_VERSION", 0)
     assert predict_case(picked).status == "done"
+
+
+def test_precision_and_skipping_are_inputs_and_memory_is_not(payload: PredictPayload) -> None:
+    predict_case(payload)
+    for changes, status in (
+        ({"limits": Limits(ram=10**11)}, "kept"),
+        ({"precision": "bf16"}, "done"),
+        ({"precision": "bf16", "skip_empty": True}, "done"),
+    ):
+        assert predict_case(dataclasses.replace(payload, **changes)).status == status
+
+
+def test_the_receipt_says_what_memory_was_expected_and_which_steps_were_taken(
+    payload: PredictPayload,
+) -> None:
+    run = predict_case(payload).receipt["run"]
+    assert run["memory_steps"] == []
+    assert run["predicted_memory_mb"] > 0
+    assert run["peak_memory_mb"] > 0
+
+
+def test_a_query_that_fits_by_no_means_is_refused_with_the_numbers(
+    payload: PredictPayload,
+) -> None:
+    tight = dataclasses.replace(payload, limits=Limits(ram=1_000_000))
+    with pytest.raises(EnvironmentProblem, match="does not fit") as caught:
+        predict_case(tight)
+    assert "0.00 GB" in str(caught.value.expected)
+    assert not payload.output.exists()
+
+
+def test_an_out_of_memory_of_the_device_goes_one_rung_down(
+    payload: PredictPayload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = predict_case(payload)
+    tried: list[Means] = []
+
+    def short_of_memory(*arguments: object, how: How, **options: object) -> object:
+        tried.append(how.means)
+        if len(tried) < 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return predict_volume(*arguments, how=how, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(job, "predict_volume", short_of_memory)
+    payload.receipt.unlink()
+    result = predict_case(dataclasses.replace(payload, window_batch=2))
+    assert tried == [*ladder(Means(window_batch=2), cuda=False)]
+    assert result.receipt["run"]["memory_steps"] == [
+        "window batch 1",
+        "slabs of 131072 voxels",
+        "labels in a file",
+    ]
+    assert result.receipt["content"] == plain.receipt["content"]
+    assert [path.name for path in payload.receipt.parent.iterdir()] == ["q.json"]
+
+    def never(*arguments: object, **options: object) -> object:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(job, "predict_volume", never)
+    payload.receipt.unlink()
+    with pytest.raises(EnvironmentProblem, match="not enough memory"):
+        predict_case(payload)
 
 
 def test_what_a_killed_process_left_is_removed(payload: PredictPayload) -> None:

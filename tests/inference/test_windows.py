@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iris_cli.inference.windows import axis_starts, gaussian_weight, window_starts
+from iris_cli.inference.windows import Layout, axis_starts, gaussian_weight, window_starts
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,26 @@ def test_windows_cover_every_voxel_without_repeats(length: int, size: int) -> No
 def test_windows_of_a_volume_are_the_product_of_its_axes() -> None:
     starts = window_starts((40, 32, 20), (32, 32, 32))
     assert starts == [(0, 0, -6), (8, 0, -6)]
+
+
+def test_layers_are_windows_that_begin_together_along_the_longest_axis() -> None:
+    layout = Layout.along_longest((40, 70, 32), (32, 32, 32))
+    assert layout.axis == 1
+    layers = layout.layers()
+    assert [layer[0][1] for layer in layers] == [0, 16, 32, 38]
+    assert layers[1] == [(0, 16, 0), (8, 16, 0)]
+    every = [start for layer in layers for start in layer]
+    assert sorted(every) == window_starts((40, 70, 32), (32, 32, 32))
+    assert Layout.along_longest((40, 40, 40), (32, 32, 32)).axis == 0
+
+
+def test_a_window_meets_rows_where_both_are() -> None:
+    layout = Layout((70, 40, 20), (32, 32, 32), 0)
+    inside, seen = layout.overlap((16, 8, -6), 40, 60) or ((), ())
+    assert inside == (slice(0, 8), slice(8, 40), slice(0, 20))
+    assert seen == (slice(24, 32), slice(0, 32), slice(6, 26))
+    assert layout.overlap((16, 8, -6), 48, 60) is None
+    assert layout.rows(40, 60) == (20, 40, 20)
 
 
 def test_the_weight_is_a_gaussian_of_an_eighth_of_the_patch_with_a_floor() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from iris_cli.errors import UsageError
-from iris_cli.network import iris_network
+from iris_cli.network import task_encoder
 from iris_cli.network.config import ForegroundToken, NetworkConfig
 from iris_cli.network.iris_network import IrisNetwork
 from tests.network.episodes import HALF, OPTIONS, TINY, build, images, masks, run
@@ -116,7 +116,7 @@ def test_encoding_in_groups_of_classes_changes_nothing(monkeypatch: pytest.Monke
     with torch.no_grad():
         features = network.encode_image(reference)
         together = network.encode_task(features, mask, valid)
-        monkeypatch.setattr(iris_network, "MASK_VOXELS_AT_ONCE", 2 * mask[:, 0].numel())
+        monkeypatch.setattr(task_encoder, "MAP_VALUES_AT_ONCE", 2 * features[2][0].numel())
         grouped = network.encode_task(features, mask, valid)
     for stage, tokens in enumerate(together):
         torch.testing.assert_close(grouped[stage], tokens, atol=1e-5, rtol=0)

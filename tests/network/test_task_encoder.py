@@ -9,8 +9,11 @@ from torch import Tensor
 
 from iris_cli.network.blocks import fold
 from iris_cli.network.config import ForegroundToken, NetworkConfig
+from iris_cli.network.kernels.few_channels import convolve_to_one
+from iris_cli.network.kernels.mask_crop import UpsampleTransposed, crop_masks
 from iris_cli.network.task_encoder import MaskPairs, StageEncoder, TaskEncoder, pool_foreground
-from tests.network.episodes import HALF, TINY
+from tests.network.episodes import HALF, OPTIONS, TINY, build, images
+from tests.network.episodes import masks as boxes
 
 VALID = torch.tensor([[True, False], [True, True]])
 
@@ -101,3 +104,118 @@ def test_split_merge_equals_convolving_the_concatenation(
         found = stage.context_map(features, pairs.episode, of_masks[:, i : i + 1])
         expected = _literal_context(stage, features, pairs, config.fold)
         torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
+
+
+def _tokens(
+    encoder: TaskEncoder, features: list[Tensor], masks: Tensor, valid: Tensor, *, plain: bool
+) -> list[Tensor]:
+    with torch.set_grad_enabled(plain):
+        return [tokens.detach() for tokens in encoder(features, masks, valid)]
+
+
+def _kinds_of_mask(image: Tensor) -> Tensor:
+    """Boxes, one voxel at the edge of its cell, nothing, and everything, in two episodes."""
+    found, cell = boxes(image, 5), image.shape[2]
+    found[:, 1:4] = False
+    found[0, 1, 1, cell - 1, cell] = True
+    found[1, 1, -1, 0, -1] = True
+    found[:, 3] = True
+    return found
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_class_by_class_without_gradient_equals_all_pairs_at_once(name: str) -> None:
+    config = OPTIONS[name]
+    network, image = build(config), images(config, 2)
+    valid = torch.tensor([[True, True, True, True, False], [False, True, False, True, True]])
+    with torch.no_grad():
+        features = list(network.encode_image(image))
+    binary = _kinds_of_mask(image)
+    soft = binary * torch.rand(binary.shape, generator=torch.Generator().manual_seed(7))
+    for given in (binary, soft, soft * 1e-5):
+        expected = _tokens(network.task_embedding, features, given, valid, plain=True)
+        found = _tokens(network.task_embedding, features, given, valid, plain=False)
+        for stage, tokens in enumerate(found):
+            assert (tokens[~valid] == 0).all()
+            torch.testing.assert_close(tokens, expected[stage], atol=3e-5, rtol=1e-5)
+
+
+def test_class_by_class_in_bfloat16_stays_near_float32() -> None:
+    network, image = build(HALF), images(HALF, 1)
+    valid = torch.ones(1, 5, dtype=torch.bool)
+    with torch.no_grad():
+        features = list(network.encode_image(image))
+    given = _kinds_of_mask(torch.cat([image, image]))[:1]
+    exact = _tokens(network.task_embedding, features, given, valid, plain=False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = _tokens(network.task_embedding, features, given, valid, plain=False)
+    for tokens, expected in zip(found, exact, strict=True):
+        assert tokens.dtype == torch.float32
+        assert (tokens - expected).square().mean() < 0.05**2 * expected.square().mean()
+
+
+def test_no_class_at_all_gives_no_tokens() -> None:
+    network, image = build(TINY), images(TINY, 1)
+    with torch.no_grad():
+        tokens = network.encode_task(network.encode_image(image), boxes(image, 2)[:, :0])
+    assert [tuple(stage.shape) for stage in tokens] == [(1, 0, 3, 16), (1, 0, 3, 16), (1, 0, 3, 8)]
+
+
+@pytest.mark.parametrize("channels", [1, 8])
+def test_convolving_tap_by_tap_is_the_convolution(channels: int) -> None:
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(2, channels, 3, 1, 5, generator=generator)
+    weight = torch.randn(1, channels, 3, 3, 3, generator=generator)
+    for bias in (None, torch.tensor([0.7])):
+        expected = F.conv3d(x, weight, bias, padding=1)
+        with torch.no_grad():
+            found = convolve_to_one(x, weight, bias)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_crop_holds_its_mask_with_a_margin_and_an_empty_one_holds_one_cell() -> None:
+    given = torch.zeros(3, 16, 24, 32)
+    given[0, 4:8, 8, 15] = 0.2
+    given[1, -1, -1, -1] = 1
+    first, corner, empty = crop_masks(given, cell=4, margin=1)
+    assert (first.start, tuple(first.mask.shape)) == ((0, 4, 12), (12, 8, 8))
+    assert first.mask.sum() == given[0].sum()
+    assert first.cells(4) == (slice(0, 3), slice(1, 3), slice(3, 5))
+    assert (corner.start, tuple(corner.mask.shape)) == ((12, 20, 28), (4, 4, 4))
+    assert (empty.start, tuple(empty.mask.shape)) == ((0, 0, 0), (4, 4, 4))
+    assert [c.start for c in crop_masks(given > 0, cell=4, margin=1)] == [
+        c.start for c in (first, corner, empty)
+    ]
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("kind", ["binary", "soft", "empty", "all ones"])
+def test_a_crop_is_normalised_as_the_whole_mask(kind: str, size: int) -> None:
+    ball = torch.zeros(1, 16, 24, 32)
+    ball[0, 3:7, 9:15, 2:9] = torch.rand(4, 6, 7, generator=torch.Generator().manual_seed(6))
+    given = {
+        "binary": ball > 0.3,
+        "soft": ball,
+        "empty": torch.zeros_like(ball),
+        "all ones": torch.ones_like(ball),
+    }[kind]
+    (crop,) = crop_masks(given, cell=8, margin=2)
+    expected = F.relu(F.instance_norm(fold(given[None].float(), size), eps=1e-5))
+    found = torch.zeros_like(expected)
+    z, y, x = crop.cells(size)
+    found[:, :, z, y, x] = crop.norm_relu(size, 1e-5)
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
+
+
+def test_a_crop_goes_down_to_every_grid_as_the_whole_mask_is_up_sampled() -> None:
+    given = torch.zeros(1, 16, 24, 32)
+    given[0, 3:7, 9:15, 2:9] = torch.rand(4, 6, 7, generator=torch.Generator().manual_seed(6))
+    (crop,) = crop_masks(given, cell=8, margin=1)
+    sizes = [(2, 3, 4), (4, 6, 8)]
+    for size, found in zip(
+        sizes, UpsampleTransposed(crop.size, sizes, given.device)(crop), strict=True
+    ):
+        basis = torch.eye(found.numel()).reshape(1, -1, *size)
+        up = F.interpolate(basis, given.shape[1:], mode="trilinear", align_corners=True)
+        expected = (up[0] * given).sum(dim=(1, 2, 3)).reshape(size)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

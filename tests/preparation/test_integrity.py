@@ -11,7 +11,13 @@ import pytest
 
 from iris_cli.dataset.raw import read_raw_dataset
 from iris_cli.errors import DataRefused
-from iris_cli.preparation.findings import Code, IntegrityReport, raise_if_refused
+from iris_cli.preparation.codes import Code
+from iris_cli.preparation.findings import (
+    DataDefects,
+    IntegrityReport,
+    raise_if_refused,
+    summary_rows,
+)
 from iris_cli.preparation.integrity import check_dataset
 from iris_cli.volume.grid import Grid
 from iris_cli.volume.writing import write_image, write_labels
@@ -66,7 +72,61 @@ def labels_with(folder: Path, case: str, value: int) -> None:
     write_labels(label_file(folder, case), label, grid())
 
 
-DEFECTS: dict[str, tuple[Code, Callable[[Path, str], object]]] = {
+def write_header(path: Path, change: Callable[[nib.Nifti1Image], object]) -> None:
+    """The same voxels under another header."""
+    image = nib.load(path)
+    again = nib.Nifti1Image(np.asarray(image.dataobj), image.affine, image.header)
+    change(again)
+    nib.save(again, path)
+
+
+def other_affine(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    write_header(path, lambda i: i.set_sform(change(i.affine), 1) or i.set_qform(None, 0))
+
+
+def both_affine(folder: Path, case: str, affine: np.ndarray) -> None:
+    """Image (both channels) and label map of a case under one affine."""
+    for path in (image_file(folder, case), image_file(folder, case, 1), label_file(folder, case)):
+        other_affine(path, lambda _: affine)
+
+
+def no_codes(path: Path) -> None:
+    write_header(path, lambda i: i.set_sform(None, 0) or i.set_qform(None, 0))
+
+
+def other_qform(path: Path) -> None:
+    write_header(path, lambda i: i.set_qform(i.affine + 3.0 * np.eye(4, k=3), 1))
+
+
+def sheared(affine: np.ndarray) -> np.ndarray:
+    return affine @ np.array([[1, 0.2, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+
+def transposed(path: Path) -> None:
+    """Axes x and z exchanged, the header left as it was."""
+    image = nib.load(path)
+    array = np.asarray(image.dataobj).transpose(2, 1, 0)
+    nib.save(nib.Nifti1Image(array, image.affine), path)
+
+
+def stored_otherwise(path: Path) -> None:
+    """Voxels and header turned together: the volume lies where it lay."""
+    image = nib.load(path)
+    axes = nib.orientations.axcodes2ornt("LPS")
+    nib.save(image.as_reoriented(axes), path)
+
+
+def mirrored(path: Path) -> None:
+    """Voxels turned round in x, the header left as it was."""
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[::-1], image.affine), path)
+
+
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+FLIP_X = np.diag([-1.0, 1.0, 1.0, 1.0])
+
+Damage = Callable[[Path, str], object]
+DEFECTS: dict[str, tuple[Code, Damage]] = {
     "label grid moved": (
         Code.GRID_DIFFERENT,
         lambda f, c: write_labels(label_file(f, c), blobs(0), moved(0.5)),
@@ -78,6 +138,19 @@ DEFECTS: dict[str, tuple[Code, Callable[[Path, str], object]]] = {
     "label shape": (
         Code.GRID_DIFFERENT,
         lambda f, c: write_labels(label_file(f, c), blobs(0)[:-1], grid((11, 16, 20))),
+    ),
+    "label in LPS": (
+        Code.GRID_FLIPPED,
+        lambda f, c: other_affine(label_file(f, c), lambda affine: LPS @ affine),
+    ),
+    "label header flipped": (
+        Code.GRID_FLIPPED,
+        lambda f, c: other_affine(label_file(f, c), lambda affine: affine @ FLIP_X),
+    ),
+    "label transposed": (Code.GRID_FLIPPED, lambda f, c: transposed(label_file(f, c))),
+    "label stored otherwise": (
+        Code.GRID_REORIENTED,
+        lambda f, c: stored_otherwise(label_file(f, c)),
     ),
     "label grid rounded": (
         Code.GRID_ROUNDING,
@@ -94,12 +167,26 @@ DEFECTS: dict[str, tuple[Code, Callable[[Path, str], object]]] = {
         Code.EMPTY_LABEL,
         lambda f, c: write_labels(label_file(f, c), blobs(0) * 0, grid()),
     ),
+    "label mirrored": (Code.SIDES_SWAPPED, lambda f, c: mirrored(label_file(f, c))),
+    "label of another": (
+        Code.LABEL_TWICE,
+        lambda f, c: shutil.copy(label_file(f, "good_1"), label_file(f, c)),
+    ),
+    "class not annotated": (Code.UNANNOTATED_PRESENT, lambda f, c: None),
     "missing label": (Code.MISSING_LABEL, lambda f, c: label_file(f, c).unlink()),
     "missing image": (
         Code.LABEL_WITHOUT_IMAGE,
         lambda f, c: [image_file(f, c, i).unlink() for i in (0, 1)],
     ),
     "missing channel": (Code.MISSING_CHANNEL, lambda f, c: image_file(f, c, 1).unlink()),
+    "extra channel": (
+        Code.EXTRA_CHANNEL,
+        lambda f, c: shutil.copy(image_file(f, c), image_file(f, c, 2)),
+    ),
+    "channel copied": (
+        Code.SAME_CHANNELS,
+        lambda f, c: shutil.copy(image_file(f, c), image_file(f, c, 1)),
+    ),
     "channel on another grid": (
         Code.CHANNEL_GRID,
         lambda f, c: write_image(image_file(f, c, 1), picture(blobs(0), 0), moved(3)),
@@ -122,54 +209,95 @@ DEFECTS: dict[str, tuple[Code, Callable[[Path, str], object]]] = {
         Code.NOT_3D,
         lambda f, c: write_float_nifti(image_file(f, c), np.ones((20, 16, 12, 3))),
     ),
-    "some NaN": (Code.NONFINITE, lambda f, c: nonfinite(image_file(f, c), 38)),
-    "many NaN": (Code.NONFINITE, lambda f, c: nonfinite(image_file(f, c), 39)),
+    "no affine": (Code.NO_POSITION, lambda f, c: no_codes(image_file(f, c))),
+    "affine of zeros": (
+        Code.BAD_GEOMETRY,
+        lambda f, c: other_affine(
+            image_file(f, c), lambda affine: affine * 0 + np.diag([0.0] * 3 + [1])
+        ),
+    ),
+    "unit affine": (Code.UNIT_AFFINE, lambda f, c: both_affine(f, c, np.eye(4))),
+    "sheared": (Code.SHEARED, lambda f, c: both_affine(f, c, sheared(grid().affine))),
+    "qform elsewhere": (Code.SFORM_QFORM, lambda f, c: other_qform(image_file(f, c))),
+    "micrometres": (
+        Code.SPACING_UNITS,
+        lambda f, c: both_affine(f, c, np.diag([0.001, 0.001, 0.002, 1.0])),
+    ),
+    "metres": (Code.SPACING_UNITS, lambda f, c: both_affine(f, c, np.diag([1e3, 1e3, 2e3, 1.0]))),
+    "centimetres": (
+        Code.SPACING_OUTLIER,
+        lambda f, c: both_affine(f, c, np.diag([10.0, 10.0, 20.0, 1.0])),
+    ),
+    "field of view of 20 m": (
+        Code.ODD_EXTENT,
+        lambda f, c: both_affine(f, c, np.diag([7.0, 1.0, 300.0, 1.0])),
+    ),
+    "some NaN": (Code.NAN, lambda f, c: nonfinite(image_file(f, c), 38)),
+    "many NaN": (Code.MANY_NAN, lambda f, c: nonfinite(image_file(f, c), 39)),
     "constant image": (
         Code.CONSTANT_IMAGE,
         lambda f, c: write_image(image_file(f, c), np.full(SHAPE, 3.0), grid()),
     ),
+    "image is the label map": (
+        Code.IMAGE_IS_LABEL,
+        lambda f, c: shutil.copy(label_file(f, c), image_file(f, c)),
+    ),
     "image twice": (
-        Code.DUPLICATE_IMAGE,
+        Code.IMAGE_TWICE,
         lambda f, c: shutil.copy(image_file(f, "good_1"), image_file(f, c)),
     ),
 }
-WARNINGS = {"label grid rounded", "empty labels", "some NaN", "constant image"}
+
+
+def seeded(folder: Path) -> Path:
+    """One set with every defect in a case of its own, beside good cases."""
+    names = [name.replace(" ", "_") for name in DEFECTS]
+    make_set(
+        folder,
+        ["good_1", "good_2", "Good_2", "stra\u00dfe", "strasse", *names],
+        channels={"0": "MR T1", "1": "MR T2"},
+        labels={"left": 1, "right": 2, "never": 5},
+        test=("held",),
+        iris={
+            "subjects": {"good_1": "same", "held": "same", "good_2": "p", "Good_2": "P"},
+            "not_annotated": {"class_not_annotated": ["left"]},
+        },
+    )
+    for (_, damage), name in zip(DEFECTS.values(), names, strict=True):
+        damage(folder, name)
+    return folder
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> IntegrityReport:
-    """One set with every defect in a case of its own, beside good cases."""
-    folder = tmp_path_factory.mktemp("raw") / "broken"
-    names = [name.replace(" ", "_") for name in DEFECTS]
-    make_set(
-        folder,
-        ["good_1", "good_2", "Good_2", *names],
-        channels={"0": "MR T1", "1": "MR T2"},
-        labels={"one": 1, "two": 2, "never": 5},
-        test=("held",),
-        iris={"subjects": {"good_1": "same", "held": "same"}},
-    )
-    for (_, damage), name in zip(DEFECTS.values(), names, strict=True):
-        damage(folder, name)
-    return report_of(folder)
+    return report_of(seeded(tmp_path_factory.mktemp("raw") / "broken"))
 
 
 @pytest.mark.parametrize("defect", list(DEFECTS))
 def test_every_defect_is_found_in_one_pass(report: IntegrityReport, defect: str) -> None:
+    """R4, twice over: every seeded defect of every case stands in one report, by its code."""
     code, _ = DEFECTS[defect]
     case = defect.replace(" ", "_")
     found = [f for f in report.findings if f.code is code]
-    if code is Code.DUPLICATE_IMAGE:
+    if code in (Code.IMAGE_TWICE, Code.LABEL_TWICE):  # of both cases, under the first one's name
         assert any(case in str(f.found) for f in found)
-        return
-    assert case in {f.case for f in found}
-    severity = next(f.severity for f in found if f.case == case)
-    assert severity == ("warning" if defect in WARNINGS else "error")
+    else:
+        assert case in {f.case for f in found}
+
+
+def test_good_cases_among_them_have_no_findings_of_their_own(report: IntegrityReport) -> None:
+    about_names = {
+        Code.NAMES_ALIKE, Code.SUBJECT_ACROSS_ROLES, Code.IMAGE_TWICE, Code.LABEL_TWICE,
+    }  # fmt: skip
+    for case in ("good_1", "good_2", "Good_2", "held"):
+        assert codes(report, case) <= about_names
 
 
 def test_findings_about_the_whole_set(report: IntegrityReport) -> None:
     by_code = {f.code: f for f in report.findings}
-    assert by_code[Code.DUPLICATE_CASE].found == "Good_2, good_2"
+    alike = [f.found for f in report.findings if f.code is Code.NAMES_ALIKE]
+    assert alike == ["Good_2, good_2", "strasse, straße"]
+    assert by_code[Code.SUBJECTS_ALIKE].found == "P, p"
     assert "test, train: good_1, held" in str(by_code[Code.SUBJECT_ACROSS_ROLES].found)
     assert "'never'" in by_code[Code.CLASS_NEVER_SEEN].message
 
@@ -183,21 +311,35 @@ def test_differences_of_grids_come_with_their_numbers(report: IntegrityReport) -
     values = {f.case: f for f in report.findings if f.code is Code.UNDECLARED_VALUE}
     assert values["undeclared_value"].found == "7 (5 voxels)"
     assert values["undeclared_value"].expected == "0, 1, 2, 5"
+    flipped = {f.case: f.message for f in report.findings if f.code is Code.GRID_FLIPPED}
+    assert "the signs of x, y the other way round" in flipped["label_in_LPS"]
+    assert "axes run to LAS, the image's to RAS" in flipped["label_header_flipped"]
+    assert "its axes are exchanged" in flipped["label_transposed"]
+    swapped = {f.case: f.found for f in report.findings if f.code is Code.SIDES_SWAPPED}
+    assert "'left' lies 7" in str(swapped["label_mirrored"])
+    units = {f.case: f.found for f in report.findings if f.code is Code.SPACING_UNITS}
+    assert "1e+03 times the set's" in str(units["metres"])
 
 
 def test_the_refusal_lists_every_error_of_every_set(report: IntegrityReport) -> None:
-    with pytest.raises(DataRefused) as caught:
+    with pytest.raises(DataDefects) as caught:
         raise_if_refused([report])
     text = str(caught.value)
-    assert all(f.case in text for f in report.errors if f.case)
+    assert all(f.case in text and f"[{f.code}]" in text for f in report.errors if f.case)
     assert f"{len(report.errors)} findings" in text
+    assert "--accept sides-swapped" in text
     assert caught.value.exit_code == 4
-    assert len(report.to_rows()) == len(report.findings)
+    assert caught.value.reports == (report,)
     assert report.to_json()["errors"] == len(report.errors) >= 20
+    rows = summary_rows([report])
+    assert sum(row[2] for row in rows) == len(report.findings)
+    assert [row[1] == "warned" for row in rows] == sorted(row[1] == "warned" for row in rows)
 
 
 def test_good_data_have_no_findings_and_are_measured(tmp_path: Path) -> None:
-    report = report_of(make_set(tmp_path / "good", test=("t",), unlabelled=("u",)))
+    folder = make_set(tmp_path / "good", test=("t",), unlabelled=("u",))
+    write_labels(label_file(folder, "d"), blobs(12), grid())  # the boxes of c and d are alike
+    report = report_of(folder)
     assert report.findings == ()
     report.raise_if_refused()
     assert [fact.case for fact in report.facts] == ["a", "b", "c", "d", "e", "u"]

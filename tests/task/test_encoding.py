@@ -10,7 +10,6 @@ import torch
 
 from iris_cli.dataset.classes import ClassLabel
 from iris_cli.errors import DataRefused, UsageError
-from iris_cli.inference.sliding import predict_logits
 from iris_cli.model.model import Model
 from iris_cli.preparation.prepare import prepare_image
 from iris_cli.task import encoding
@@ -20,6 +19,7 @@ from iris_cli.task.task_file import Task
 from iris_cli.volume.grid import Grid
 from iris_cli.volume.reading import read_image
 from iris_cli.volume.writing import write_image
+from tests.inference.whole_volume import predict_logits
 from tests.task.conftest import PATCH, MakeReference, ball
 
 A, B = ClassLabel("a", (1,), 1), ClassLabel("b", (2,), 2)

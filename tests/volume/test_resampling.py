@@ -19,8 +19,8 @@ from iris_cli.volume.resampling import (
     resample_image,
     resample_labels,
     resample_mask,
-    resample_scores_to_labels,
 )
+from iris_cli.volume.scores import resample_scores_to_labels
 from tests.volume.examples import (
     TILTS,
     forty_eight_axes,
@@ -257,14 +257,13 @@ def brute_scores(
 
 
 @pytest.mark.parametrize("shift", [0.0, -2.0, 3.0])
-def test_scores_agree_with_a_full_stack_of_logits(shift: float, monkeypatch: Any) -> None:
-    monkeypatch.setattr(resampling, "BLOCK_VOXELS", 500)
+def test_scores_agree_with_a_full_stack_of_logits(shift: float) -> None:
     working = oriented_grid(np.eye(3), TILTS["oblique"], (6, 7, 8), (1.5, 1.5, 1.5))
     scores = np.random.default_rng(4).normal(size=(5, 6, 7, 8)).astype(np.float32) + shift
     values = [9, 2, 300, 4, 7]
     grown = working.working(0.61)
     for target in (grown, working.working(2.3), rotated(working, (9, 9, 9), 0.9)):
-        labels = resample_scores_to_labels(scores, working, target, values)
+        labels = resample_scores_to_labels(scores, working, target, values, voxels=500)
         expected, lead = brute_scores(scores, working, target, values)
         assert labels.dtype == np.uint16
         np.testing.assert_array_equal(labels[lead > 1e-4], expected[lead > 1e-4])
@@ -326,5 +325,5 @@ def test_slabs_make_no_difference(axes: np.ndarray[Any, Any], monkeypatch: Any) 
     monkeypatch.setattr(resampling, "BLOCK_VOXELS", 1)
     np.testing.assert_array_equal(resample_labels(labels, grid, target), whole[0])
     np.testing.assert_array_equal(
-        resample_scores_to_labels(scores, grid, target, [1, 2, 3]), whole[1]
+        resample_scores_to_labels(scores, grid, target, [1, 2, 3], voxels=1), whole[1]
     )

@@ -14,6 +14,7 @@ from iris_cli.model.bank import Bank, BankEntry, load_bank, save_bank
 from iris_cli.model.model import load_model
 from iris_cli.model.registry import choose_default
 from iris_cli.model.released import Copy
+from iris_cli.volume.reading import read_image, read_labels
 from iris_cli.workflows.encode_task import ReferenceSource, encode_task
 from iris_cli.workflows.models import (
     PUBLISHED,
@@ -23,9 +24,11 @@ from iris_cli.workflows.models import (
     import_model,
     list_models,
 )
+from iris_cli.workflows.predict import PredictSettings, predict
 from tests.model.released_files import config_of, weights_of, write
 
 WEIGHTS = weights_of()
+SHIPPED = "iris-small-3"
 
 
 @pytest.fixture
@@ -135,14 +138,25 @@ def test_a_registered_name_works_where_a_model_is_named(
     assert encode_task(source, tmp_path / "u.task.pt").task.header.model.name == "mine"
 
 
-def test_released_weights_prepare_nothing_by_another_profile(
-    released: Path, references: Path, tmp_path: Path, data_home: Path
+def test_released_weights_work_by_the_profile_on_their_card(
+    released: Path, references: Path, queries: Path, tmp_path: Path, data_home: Path
 ) -> None:
     import_model(released, "mass-base")
-    output = tmp_path / "t.task.pt"
-    with pytest.raises(UsageError, match="profile mass-1 is not available in this version"):
-        encode_task(ReferenceSource(references), output, model="mass-base")
-    assert not output.exists()
+    source = ReferenceSource(references, cases=("one",))
+    task = encode_task(source, tmp_path / "t.task.pt", model="mass-base", classes=["right"])
+    header = task.task.header
+    assert (header.profile, header.spacing_mm, header.modality) == ("mass-1", 1.5, "auto")
+    assert header.classes[0].crops == 1
+    report = predict(queries / "a.nii.gz", tmp_path / "out", task=task.path)
+    report.run.raise_for_failures()
+    assert report.flags() == {"a": ["modality guessed from the voxels: mr"]}
+    receipt = report.run.outcomes[0].result
+    assert receipt is not None
+    assert receipt.receipt["content"]["inputs"]["parameters"]["precision"] == "fp32"
+    written = read_labels(tmp_path / "out" / "a.nii.gz")
+    assert written.grid == read_image(queries / "a.nii.gz").grid
+    with pytest.raises(DataRefused, match="encoded with another model"):
+        predict(queries, tmp_path / "own", task=task.path, settings=PredictSettings(model=SHIPPED))
 
 
 def test_published_weights_are_fetched_once(released: Path, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_errors_of_all_sets_are_refused_at_once(workspace: Path) -> None:
         planned(workspace)
     assert "boxes/a" in str(caught.value)
     assert "free/u" in str(caught.value)
-    assert not (workspace / "plans").exists()
+    assert not (workspace / "plans" / "default.json").exists()
 
 
 def test_held_out_sets_are_recorded_and_not_opened(workspace: Path) -> None:

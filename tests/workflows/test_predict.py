@@ -11,6 +11,7 @@ import pytest
 
 from iris_cli.errors import DataRefused, EnvironmentProblem, UsageError
 from iris_cli.execution.receipts import read_receipt
+from iris_cli.inference.memory import Limits
 from iris_cli.task.task_file import Task, read_task, write_task
 from iris_cli.volume.reading import read_labels
 from iris_cli.volume.writing import write_image, write_labels
@@ -351,3 +352,29 @@ def test_references_are_encoded_again_only_where_something_of_them_changed(
     assert run() == ("done", 2)
     task.write_bytes(task.read_bytes()[:-9])
     assert run() == ("kept", 2)
+
+
+def test_precision_is_in_the_receipt_and_another_one_is_computed_anew(
+    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    query, out = queries / "a.nii.gz", tmp_path / "out"
+    single = dataclasses.replace(settings, precision="fp32")
+    predict(query, out, task=task, settings=single)
+    assert contents(out)["a"]["inputs"]["parameters"]["precision"] == "fp32"  # type: ignore[index]
+    assert contents(out)["a"]["windows"] == {"all": 1, "shared": 0, "skipped": 0}  # type: ignore[index]
+    assert predict(query, out, task=task, settings=single).run.outcomes[0].status == "kept"
+    with pytest.raises(UsageError, match="does not compute in fp16"):
+        predict(query, out, task=task, settings=dataclasses.replace(settings, precision="fp16"))
+
+
+def test_a_case_that_does_not_fit_its_limits_fails_with_the_numbers(
+    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    tight = dataclasses.replace(settings, limits=Limits(ram=10**6))
+    estimate = dry_run(queries, tmp_path / "out", task=task, settings=tight)
+    assert {case.problem for case in estimate.cases} == {
+        "this query does not fit the memory it may take"
+    }
+    report = predict(queries, tmp_path / "out", task=task, settings=tight)
+    assert report.exit_code == 5
+    assert "at least" in str(report.to_json()["failed"]["a"]["found"])

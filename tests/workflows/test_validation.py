@@ -16,6 +16,7 @@ from iris_cli.errors import DataRefused, Stopped, UsageError
 from iris_cli.files.publish import publish_json
 from iris_cli.files.schema import read_json
 from iris_cli.inference.case import Prediction
+from iris_cli.inference.streaming import WindowCounts
 from iris_cli.model.model import Model, ModelCard
 from iris_cli.network.iris_network import IrisNetwork
 from iris_cli.planning.plan import Plan, read_plan
@@ -194,7 +195,7 @@ def test_voxels_that_the_truth_ignores_count_nowhere(
     def predict(model: Any, task: Any, image: Any, **_: Any) -> Any:
         truth = next(t for t in truths.values() if t.array.shape == image.array.shape)
         labels = np.where(truth.array == ignore, first.value, truth.array)
-        return Prediction(labels, {}, (), {}, 1)
+        return Prediction(labels, {}, {}, (), {}, WindowCounts(1))
 
     monkeypatch.setattr(module, "read_labels", read)
     monkeypatch.setattr(module, "predict_volume", predict)

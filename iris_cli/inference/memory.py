@@ -1,0 +1,238 @@
+"""Memory of a prediction: how much it will take, told from shapes, and how it is made to fit.
+
+The ladder, each rung on top of those before: one window at a time; sums in the memory of the host
+instead of the device's; smaller slabs; the labels in a file. Where the last one does not fit the
+case is refused with the numbers. No rung changes a result but by rounding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from iris_cli.errors import EnvironmentProblem
+from iris_cli.execution.memory import resident_bytes
+from iris_cli.inference.windows import Layout
+from iris_cli.model.model import Model
+from iris_cli.network.config import NetworkConfig
+from iris_cli.task.task_file import Task
+from iris_cli.volume.grid import Grid
+from iris_cli.volume.reading import smallest_label_type
+from iris_cli.volume.resampling import BLOCK_VOXELS, SLAB_VOXELS
+
+SMALL_SLAB = BLOCK_VOXELS // 8
+# Values of all classes that are worked on together, for each voxel of a slab.
+CLASS_BLOCKS = 8
+# Held at once by the widest level of a network, for each of its voxels and channels (measured:
+# benchmarks/results/prediction_memory.md).
+ACTIVATIONS = 7
+# What the libraries take for themselves when they are first used.
+LIBRARY_BYTES = 80_000_000
+# Of every voxel in a slab while a query is prepared.
+PREPARE_SLAB = 20
+
+
+@dataclass(frozen=True)
+class Means:
+    """How a prediction is run; see the ladder above. window_batch: windows in one pass."""
+
+    window_batch: int = 1
+    on_host: bool = False
+    slab_voxels: int = BLOCK_VOXELS
+    labels_in_file: bool = False
+
+    def said(self, first: Means) -> list[str]:
+        """The rungs between `first` and this, in words for the receipt."""
+        steps = (
+            (self.window_batch != first.window_batch, f"window batch {self.window_batch}"),
+            (self.on_host != first.on_host, "sums in host memory"),
+            (self.slab_voxels != first.slab_voxels, f"slabs of {self.slab_voxels} voxels"),
+            (self.labels_in_file != first.labels_in_file, "labels in a file"),
+        )
+        return [words for taken, words in steps if taken]
+
+
+AS_IT_COMES = Means()
+
+
+def ladder(first: Means, *, cuda: bool) -> Iterator[Means]:
+    """`first` and every rung below it."""
+    yield first
+    if first.window_batch > 1:
+        yield (first := dataclasses.replace(first, window_batch=1))
+    if cuda and not first.on_host:
+        yield (first := dataclasses.replace(first, on_host=True))
+    if first.slab_voxels > SMALL_SLAB:
+        yield (first := dataclasses.replace(first, slab_voxels=SMALL_SLAB))
+    if not first.labels_in_file:
+        yield dataclasses.replace(first, labels_in_file=True)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Most bytes to take, None where nobody said: of the host's memory, and of the device's."""
+
+    ram: int | None = None
+    vram: int | None = None
+
+    def with_free_memory_of(self, device: str) -> Limits:
+        """A device gives what it has free where nobody said how much."""
+        place = torch.device(device)
+        if self.vram is not None or place.type != "cuda":
+            return self
+        free, _ = torch.cuda.mem_get_info(place)
+        return Limits(self.ram, int(free))
+
+
+NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of the parts of a prediction.
+
+    maps, sums: of the two forms of blending. window: activations of the network for one window.
+    """
+
+    maps: int
+    sums: int
+    window: int
+
+    @classmethod
+    def of(
+        cls, config: NetworkConfig, layout: Layout, classes: int, groups: int, precision: str
+    ) -> Sizes:
+        """classes: whose logits are wanted. groups: that are decoded apart."""
+        item = 4 if precision == "fp32" else 2
+        level = config.channels[0] * math.prod(layout.patch) // config.fold**3
+        layers = layout.layers()
+        # The layer in work whole, and what is still needed of the one before; one is shared.
+        depth = 1.0 if len(layers) == 1 else 1.625
+        maps = int(groups * item * level * (depth * max(map(len, layers)) + 1))
+        rows = min(layout.shape[layout.axis], layout.depth + layout.depth // 2)
+        sums = 4 * classes * math.prod(layout.rows(0, rows))
+        return cls(maps, sums, ACTIVATIONS * 4 * level)
+
+    @property
+    def blend(self) -> int:
+        """Of the form that is chosen: the smaller one."""
+        return min(self.maps, self.sums)
+
+
+@dataclass(frozen=True)
+class Need:
+    """Most bytes that a case will take of the host's memory and of the device's."""
+
+    ram: int
+    vram: int
+
+    def fits(self, limits: Limits) -> bool:
+        """Whether both are within the limits."""
+        return (limits.ram is None or self.ram <= limits.ram) and (
+            limits.vram is None or self.vram <= limits.vram
+        )
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the memory of a case follows from.
+
+    native, working: voxels. native_bytes: of the query's array. label_bytes: of the labels.
+    resident: bytes the process holds before, the model among them. weights: bytes of the model.
+    """
+
+    native: int
+    native_bytes: int
+    label_bytes: int
+    working: int
+    classes: int
+    sizes: Sizes
+    resident: int
+    weights: int
+    cuda: bool
+
+    def predict(self, means: Means) -> Need:
+        """The larger of: preparing the query, the network, writing and checking the labels."""
+        together = min(CLASS_BLOCKS, self.classes)
+        slab = 4 * min(means.slab_voxels, self.native) * (2 * together + 8)
+        network = means.window_batch * self.sizes.window
+        labels = 0 if means.labels_in_file else self.label_bytes
+        on_device = 0 if means.on_host else self.sizes.blend
+        vram = self.weights + network + slab + on_device if self.cuda else 0
+        sweep = 4 * self.working + labels + self.sizes.blend - (on_device if self.cuda else 0)
+        sweep += 0 if self.cuda else network + slab
+        prepare = self.native_bytes + 4 * self.working
+        prepare += PREPARE_SLAB * min(SLAB_VOXELS, self.native)
+        write = labels + 2 * self.label_bytes
+        most = max(prepare, sweep, write)
+        return Need(self.resident + LIBRARY_BYTES + self.native_bytes + most, vram)
+
+    def fit(self, first: Means, limits: Limits) -> tuple[Means, Need]:
+        """The first rung whose prediction is within the limits.
+
+        raises EnvironmentProblem where the last one is not.
+        """
+        need = self.predict(first)
+        for means in ladder(first, cuda=self.cuda):
+            need = self.predict(means)
+            if need.fits(limits):
+                return means, need
+        raise EnvironmentProblem(
+            "this query does not fit the memory it may take",
+            found=f"at least {_said(need.ram)} of memory"
+            + (f" and {_said(need.vram)} of the device" if self.cuda else ""),
+            expected=f"at most {_said(limits.ram)}"
+            + (f" and {_said(limits.vram)}" if self.cuda else ""),
+            fix="raise --max-ram or --max-vram, use a coarser task, or cut the volume",
+        )
+
+
+def case_of(
+    model: Model, task: Task, native: Grid, native_bytes: int, device: str, precision: str
+) -> Case:
+    """What the memory of a query follows from. native_bytes: of its array."""
+    working = native.working(task.header.spacing_mm)
+    patch = (model.card.patch,) * 3
+    layout = Layout.along_longest(working.shape_zyx, patch)
+    values = [entry.value for entry in task.header.classes]
+    kind = smallest_label_type(0, max(values))
+    sizes = Sizes.of(model.network.config, layout, len(values), len(task.header.groups), precision)
+    return Case(
+        native=math.prod(native.shape_zyx),
+        native_bytes=native_bytes,
+        label_bytes=math.prod(native.shape_zyx) * kind.itemsize,
+        working=math.prod(working.shape_zyx),
+        classes=len(values),
+        sizes=sizes,
+        resident=resident_bytes() or 0,
+        weights=sum(p.numel() * p.element_size() for p in model.network.parameters()),
+        cuda=torch.device(device).type == "cuda",
+    )
+
+
+def in_file(folder: Path, shape: Sequence[int], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """An array of zeros whose voxels are in a file without a name, gone when nobody uses it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            # Reserved: a disk that is full while the array is written would end the process.
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * dtype.itemsize)
+            return np.memmap(file, dtype, "r+", shape=tuple(shape))
+    except OSError as error:
+        raise EnvironmentProblem(
+            "no room for the labels in a file", file=folder, found=error.strerror
+        ) from error
+
+
+def _said(size: int | None) -> str:
+    return "any" if size is None else f"{size / 1e9:.2f} GB"

@@ -1,0 +1,185 @@
+"""Kernels of inference against the plain forms, which run where a gradient is wanted."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from iris_cli.network.blocks import ResidualBlock, residual_stack, upsample
+from iris_cli.network.config import NetworkConfig, Stem
+from iris_cli.network.encoder import Stem as FirstLevel
+from iris_cli.network.iris_network import IrisNetwork
+from iris_cli.network.kernels import slices
+from iris_cli.network.kernels.depth_filter import DepthFilter, DirectFilter, choose_filter
+from iris_cli.network.kernels.residual_stack import FilterCache, serves
+from iris_cli.network.kernels.slices import StoredSlices, UpsampledSlices, moments
+
+FP32 = torch.float32
+
+
+@pytest.fixture(autouse=True)
+def _seeded_without_grad() -> Iterator[None]:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture
+def many_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small maps pass in several slabs, as large ones do."""
+    monkeypatch.setattr(slices, "SLAB_BYTES", 4096)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_depth_filter_is_the_convolution(groups: int) -> None:
+    weight = torch.randn(5, 7, 3, 3, 3)
+    slab = torch.randn(4 * groups + 2, 7, 9, 6)
+    found = DepthFilter.of(weight, FP32)(slab)
+    expected = _convolved(slab.double(), weight.double())
+    assert found.shape == expected.shape
+    direct = float((_convolved(slab, weight) - expected).abs().max())
+    assert (found - expected).abs().max() < max(20 * direct, 1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_direct_filter_is_the_convolution(size: int) -> None:
+    weight, slab = torch.randn(5, 7, size, size, size), torch.randn(6 + size - 1, 7, 4, 3)
+    torch.testing.assert_close(
+        DirectFilter.of(weight, FP32)(slab), _convolved(slab, weight), atol=1e-4, rtol=1e-5
+    )
+
+
+def test_only_deep_maps_and_kernels_of_three_are_transformed() -> None:
+    three, five = torch.randn(2, 2, 3, 3, 3), torch.randn(2, 2, 5, 5, 5)
+    assert isinstance(choose_filter(three, 64, FP32), DepthFilter)
+    assert isinstance(choose_filter(three, 4, FP32), DirectFilter)
+    assert isinstance(choose_filter(five, 64, FP32), DirectFilter)
+
+
+@pytest.mark.usefixtures("many_slabs")
+def test_moments_are_exact_far_from_zero() -> None:
+    volume = torch.randn(3, 40, 50, 20) + torch.tensor([-300.0, 0.0, 1000.0])[:, None, None, None]
+    volume[:, 20:] *= 3
+    mean, variance = moments(StoredSlices(volume))
+    exact = volume.double().flatten(1)
+    torch.testing.assert_close(mean.double(), exact.mean(1), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(variance.double(), exact.var(1, unbiased=False), atol=0, rtol=1e-6)
+
+
+def test_upsampled_slices_are_trilinear() -> None:
+    for low, size in (((3, 4, 5), (6, 7, 10)), ((1, 2, 1), (3, 4, 2)), ((4, 3, 2), (4, 3, 2))):
+        volume = torch.randn(1, 2, *low)
+        rows = UpsampledSlices(volume[0], torch.Size(size))
+        parts = [rows.slab(z, min(z + 2, size[0])) for z in range(0, size[0], 2)]
+        found = torch.cat(parts).transpose(0, 1)[None]
+        torch.testing.assert_close(found, upsample(volume, torch.Size(size)), atol=1e-6, rtol=0)
+
+
+@pytest.mark.usefixtures("many_slabs")
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("depth", [5, 14])
+def test_stack_of_blocks_joined_with_the_map_below(kernel: int, depth: int) -> None:
+    blocks = [ResidualBlock(3 + 4, 6, kernel), ResidualBlock(6, 6, kernel)]
+    x, below = torch.randn(3, 3, depth, 8, 10), torch.randn(3, 4, 3, 4, 5)
+    kept = x.clone()
+    found = residual_stack(blocks, x, below)
+    assert found.is_contiguous(memory_format=torch.channels_last_3d)
+    assert torch.equal(x, kept)
+    torch.testing.assert_close(found, _plain(blocks, x, below), atol=1e-5, rtol=1e-5)
+
+
+def test_block_without_shortcut_convolution_leaves_its_input() -> None:
+    blocks, x = [ResidualBlock(4, 4, 3)], torch.randn(2, 4, 12, 6, 5)
+    kept = x.clone()
+    found = residual_stack(blocks, x)
+    assert torch.equal(x, kept)
+    torch.testing.assert_close(found, _plain(blocks, x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        residual_stack(blocks, x, overwrite=True), found, atol=1e-6, rtol=1e-6
+    )
+
+
+@pytest.mark.usefixtures("many_slabs")
+@pytest.mark.parametrize(("channels", "kernel"), [(1, 3), (8, 3), (2, 5)])
+def test_first_level(channels: int, kernel: int) -> None:
+    level, x = FirstLevel(channels, 4, kernel), torch.randn(2, channels, 13, 6, 7)
+    with torch.enable_grad():
+        expected = level(x).detach()
+    torch.testing.assert_close(level(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_bfloat16_stays_within_its_rounding() -> None:
+    blocks, x = [ResidualBlock(16, 8, 3)], torch.randn(1, 12, 16, 8, 8)
+    below = torch.randn(1, 4, 8, 4, 4)
+    exact = _plain(blocks, x, below)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = residual_stack(blocks, x, below)
+        plain = _plain(blocks, x, below)
+    assert found.dtype == torch.bfloat16
+    error, usual = ((y.float() - exact).square().mean().sqrt() for y in (found, plain))
+    assert error < 2 * usual
+
+
+def test_changed_weights_are_seen() -> None:
+    block, x = ResidualBlock(4, 4, 3), torch.randn(1, 4, 12, 6, 5)
+    residual_stack([block], x)
+    block.conv1.conv.weight.mul_(2)
+    block.conv2.conv.weight = torch.nn.Parameter(block.conv2.conv.weight * 3)
+    torch.testing.assert_close(residual_stack([block], x), _plain([block], x), atol=1e-5, rtol=1e-5)
+    other = copy.deepcopy(block)
+    other.load_state_dict(ResidualBlock(4, 4, 3).state_dict())
+    torch.testing.assert_close(residual_stack([other], x), _plain([other], x), atol=1e-5, rtol=1e-5)
+
+
+def test_filters_are_made_once() -> None:
+    cache, weight = FilterCache(), torch.randn(2, 2, 3, 3, 3)
+    first = cache.filter([weight], 64, FP32)
+    assert cache.filter([weight], 64, FP32) is first
+    assert cache.filter([weight], 4, FP32) is not first
+    assert cache.filter([weight.clone()], 64, FP32) is not first
+
+
+def test_other_types_and_gradients_take_the_plain_form() -> None:
+    assert serves(torch.zeros(1))
+    assert not serves(torch.zeros(1).double())
+    assert not serves(torch.zeros(1, device="meta"))
+    with torch.enable_grad():
+        assert not serves(torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"stem": Stem.HALF},
+        {"kernel_sizes": (5, 3, 1, 3, 3), "scales": (1, 2, 3, 1)},
+        {"blocks": (2, 1, 3, 1), "stages": 2},
+    ],
+)
+def test_network_without_gradient_computes_the_same(changes: dict[str, object]) -> None:
+    config = NetworkConfig.tiny().model_copy(update=changes)
+    network = IrisNetwork(config)
+    edge = 2 * config.size_multiple
+    image = torch.randn(2, 1, edge, edge, edge)
+    tokens = [torch.randn(2, 3, config.tokens, config.stage_channels(i)) for i in range(config.stages)]
+    valid = torch.tensor([[True, True, False], [True, False, False]])
+    found = network.decode(network.encode_image(image), tokens, valid)
+    with torch.enable_grad():
+        plain = network.decode(network.encode_image(image), tokens, valid).detach()
+    assert (found - plain).abs().max() < 1e-4 * plain.abs().max()
+
+
+def _plain(blocks: list[ResidualBlock], x: Tensor, below: Tensor | None = None) -> Tensor:
+    with torch.enable_grad():
+        return residual_stack(blocks, x, below).detach()
+
+
+def _convolved(slab: Tensor, weight: Tensor) -> Tensor:
+    half = weight.shape[-1] // 2
+    volume = slab.transpose(0, 1)[None]
+    return F.conv3d(volume, weight, padding=(0, half, half))[0].transpose(0, 1)
