@@ -35,7 +35,7 @@ SMALL_SLAB = BLOCK_VOXELS // 8
 CLASS_BLOCKS = 8
 # Held at once by the widest level of a network, for each of its voxels and channels (measured:
 # benchmarks/results/prediction_memory.md).
-ACTIVATIONS = 7
+ACTIVATIONS = 8
 # What the libraries take for themselves when they are first used.
 LIBRARY_BYTES = 80_000_000
 # Of every voxel in a slab while a query is prepared.

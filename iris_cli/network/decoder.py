@@ -28,13 +28,23 @@ class FusionBlock(nn.Module):
         self.prior_attn_block = SelfAttention(channels, heads)
         self.prior_ffn_2 = FeedForward(channels)
 
-    def forward(self, image: Tensor, tokens: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-        """image: (B, N, C), tokens: (B, K * M, C), valid: (B, K * M) bool -> both, updated."""
+    def forward(
+        self, image: Tensor, tokens: Tensor, valid: Tensor | None, read: slice | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """image: (B, N, C), tokens: (B, K * M, C), valid: (B, K * M) bool -> both, updated.
+
+        read: the rows of the tokens to return, where the others are not needed any more.
+        """
         tokens = tokens + self.prior_aggregate_block(tokens, image)
         tokens = tokens + self.prior_ffn(tokens)
         image = image + self.feat_aggregate_block(image, tokens, valid)
         image = image + self.feat_ffn(image)
-        tokens = tokens + self.prior_attn_block(tokens, valid)
+        if read is None:
+            tokens = tokens + self.prior_attn_block(tokens, valid)
+        else:
+            normed = self.prior_attn_block.norm(tokens)
+            attend = self.prior_attn_block.fn.mha
+            tokens = tokens[:, read] + attend(normed[:, read], normed, valid)
         return image, tokens + self.prior_ffn_2(tokens)
 
 
@@ -53,12 +63,18 @@ class Fusion(nn.Module):
 
         returns: features of the same shape, posteriors (B, K, C): one token of each class.
         """
-        b, classes, per_class, c = tokens.shape
+        per_class = tokens.shape[2]
         image, flat = features.flatten(2).transpose(1, 2), tokens.flatten(1, 2)
         keys = None if valid is None else valid.repeat_interleave(per_class, dim=1)
-        for block in self.attn_layers:
+        *earlier, last = self.attn_layers
+        for block in earlier:
             image, flat = block(image, flat, keys)
-        posterior = flat.reshape(b, classes, per_class, c)[:, :, self.class_row]
+        of_classes = slice(self.class_row % per_class, None, per_class)
+        if torch.is_grad_enabled():
+            image, flat = last(image, flat, keys)
+            posterior = flat[:, of_classes]
+        else:
+            image, posterior = last(image, flat, keys, of_classes)
         return image.transpose(1, 2).reshape(features.shape), posterior
 
 

@@ -20,6 +20,7 @@ class LogitMap:
     """What the logits of K classes are made of.
 
     features: (B, c0, z, y, x) at the resolution of the network, in the precision it computes in.
+    They may wait in the host's memory: `logits_of` takes what it needs to where the weights are.
     weights: (B, K, fold^3, c0) float32. offsets: (B, K, fold^3) float32, None where there are none.
     """
 
@@ -43,6 +44,7 @@ class LogitMap:
         """
         first, fold = low // self.fold, self.fold
         features = self.features.narrow(2 + axis, first, -(-high // fold) - first)
+        features = features.to(self.weights.device)
         chosen = torch.as_tensor(classes, device=self.weights.device)
         weights = self.weights.index_select(1, chosen)
         offsets = None if self.offsets is None else self.offsets.index_select(1, chosen)

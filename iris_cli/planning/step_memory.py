@@ -12,17 +12,19 @@ from __future__ import annotations
 import math
 import weakref
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from iris_cli.network.iris_network import IrisNetwork
 from iris_cli.planning.step_shape import StepShape
-from iris_cli.training.batches import Batch, collate
+from iris_cli.training.batches import collate
 from iris_cli.training.episodes import Episode
 from iris_cli.training.loss import episode_loss
 from iris_cli.training.step import EpisodeNetwork
@@ -39,12 +41,17 @@ NORM_ON_CUDA = 4
 
 @dataclass(frozen=True)
 class Peak:
-    """Most bytes alive at one time, and how many of them lay in blocks below `HEAP_BLOCK`."""
+    """Most bytes alive at one time, and how many of them lay in blocks below `HEAP_BLOCK`.
+
+    operations: floating point operations of the whole step.
+    """
 
     total: int = 0
     heap: int = 0
+    operations: int = 0
 
 
+@cache
 def peak_of_step(step: StepShape) -> Peak:
     """What is alive at the worst moment of forward and backward pass, weights not counted."""
     live = _LiveBytes(cuda=step.device == "cuda")
@@ -57,19 +64,14 @@ def peak_of_step(step: StepShape) -> Peak:
         if step.gradients:
             for parameter in network.parameters():
                 parameter.grad = torch.empty_like(parameter)
-        batch = fake_batch(step)
+        batch = collate([_episode(step, i) for i in range(step.episodes)])
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             logits, _ = model(batch)
             loss = episode_loss(
                 logits, batch.query_masks, batch.counted, batch.loss_valid, batch.decoy
             )
         loss.sum.backward()  # type: ignore[no-untyped-call]
-    return live.peak
-
-
-def fake_batch(step: StepShape) -> Batch:
-    """The episodes of a part of a step, without values (inside a FakeTensorMode)."""
-    return collate([_episode(step, i) for i in range(step.episodes)])
+    return replace(live.peak, operations=live.operations)
 
 
 def _episode(step: StepShape, index: int) -> Episode:
@@ -96,6 +98,7 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, *, cuda: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = Peak()
+        self.operations = 0
         self._live = Peak()
         self._sizes: dict[int, int] = {}
         self._cuda = cuda
@@ -108,6 +111,8 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = _answer(func, args)
         if result is None:
             result = func(*args, **(kwargs or {}))
+        if (count := flop_registry.get(func.overloadpacket)) is not None:
+            self.operations += count(*args, **(kwargs or {}), out_val=result)
         times = NORM_ON_CUDA if self._cuda and func in _NORMS and _is_half(args[0]) else 1
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):

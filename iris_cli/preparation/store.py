@@ -291,7 +291,9 @@ class _Wanted:
         starts: npt.NDArray[np.intp],
     ) -> None:
         """Find the wanted voxels of plane z among its voxels, grouped by value."""
-        runs = [order[starts[i] : starts[i + 1]] for i in np.flatnonzero(np.isin(values, self.values))]
+        runs = [
+            order[starts[i] : starts[i + 1]] for i in np.flatnonzero(np.isin(values, self.values))
+        ]
         flat = np.sort(np.concatenate(runs))[self.ranks_by_plane[z]]
         self.places.extend((z, int(y), int(x)) for y, x in zip(*divmod(flat, width), strict=True))
 

@@ -83,8 +83,9 @@ def preprocess(
     """Preprocess the training, validation and unlabelled cases of a plan's sets.
 
     sets: some of the plan's (default all). max_ram: bytes that all processes together may take (by
-    default what the machine has); as many of the `workers` work as fit. A case that fails does not end the run: it is in the
-    report, whose exit code is 3 then (4 where nothing could be done because of the data).
+    default what the machine has); as many of the `workers` work as fit. A case that fails does
+    not end the run: it is in the report, whose exit code is 3 then (4 where nothing could be done
+    because of the data).
     raises UsageError for a set that is not in the plan, DataRefused where the plan and the raw
     folder name different cases, EnvironmentProblem where a case needs more than `max_ram`, Stopped
     on a signal.

@@ -166,7 +166,9 @@ def test_network_without_gradient_computes_the_same(changes: dict[str, object]) 
     network = IrisNetwork(config)
     edge = 2 * config.size_multiple
     image = torch.randn(2, 1, edge, edge, edge)
-    tokens = [torch.randn(2, 3, config.tokens, config.stage_channels(i)) for i in range(config.stages)]
+    tokens = [
+        torch.randn(2, 3, config.tokens, config.stage_channels(i)) for i in range(config.stages)
+    ]
     valid = torch.tensor([[True, True, False], [True, False, False]])
     found = network.decode(network.encode_image(image), tokens, valid)
     with torch.enable_grad():

@@ -9,9 +9,9 @@ from iris_cli.planning.adapt import Budget, adapt, fitting_patch, model_spacing
 from iris_cli.planning.estimate import estimate_step
 from iris_cli.planning.fingerprint import ClassFingerprint, SetFingerprint, Triple
 from iris_cli.planning.step_shape import StepShape
-from iris_cli.training.settings import TrainingSettings
+from iris_cli.training.settings import TaskSettings, TrainingSettings
 
-SCHEDULE = TrainingSettings(steps=1000, batch=2)
+SCHEDULE = TrainingSettings(steps=1000, batch=2, task=TaskSettings(classes_max=2, references_max=1))
 
 
 def found(
@@ -80,7 +80,7 @@ def test_memory_decides_how_far_down_the_ladder_it_goes() -> None:
     assert not large.preset.training.recompute
     least = large.preset
     lean = StepShape(
-        network=least.network, patch=64, episodes=1, references=3, classes=13, recompute=True,
+        network=least.network, patch=64, episodes=1, references=1, classes=2, recompute=True,
         gradients=True,
     )  # fmt: skip
     limit = estimate_step(lean).total_bytes
@@ -105,10 +105,13 @@ def test_hours_shorten_the_schedule_or_choose_a_smaller_step(
     from iris_cli.planning import step_time
 
     monkeypatch.setattr(step_time, "operations_per_second", lambda device: 1e9)
-    step = StepShape(network=room.PRESETS["tiny"].network, patch=64, episodes=2, references=3,
-                     classes=13)  # fmt: skip
+    step = StepShape(network=room.PRESETS["tiny"].network, patch=64, episodes=2, references=1,
+                     classes=2)  # fmt: skip
     hours = step_time.seconds_per_step(step, 1) / 3600
-    assert adapt(SCHEDULE, {"b": BODY}, Budget("cpu", hours=1001 * hours)).preset.training.steps == 1000
+    assert (
+        adapt(SCHEDULE, {"b": BODY}, Budget("cpu", hours=1001 * hours)).preset.training.steps
+        == 1000
+    )
     fewer = adapt(SCHEDULE, {"b": BODY}, Budget("cpu", hours=500.5 * hours))
     assert (fewer.preset.patch, fewer.preset.training.steps) == (64, 500)
     assert "instead of 1000" in fewer.reasons["training"]

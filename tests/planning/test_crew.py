@@ -18,7 +18,14 @@ def own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("workers", "max_ram", "chosen", "needed"),
-    [(0, 30, 0, 30), (1, 35, 1, 35), (2, 54, 1, 35), (2, 55, 2, 55), (8, 65, 3, 65), (3, 60, 2, 55)],
+    [
+        (0, 30, 0, 30),
+        (1, 35, 1, 35),
+        (2, 54, 1, 35),
+        (2, 55, 2, 55),
+        (8, 65, 3, 65),
+        (3, 60, 2, 55),
+    ],
 )
 def test_the_largest_cases_together_must_fit(
     workers: int, max_ram: int, chosen: int, needed: int

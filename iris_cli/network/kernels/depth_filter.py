@@ -54,7 +54,8 @@ class DirectFilter:
 
     def __call__(self, slab: Tensor) -> Tensor:
         volume, padding = slab.transpose(0, 1)[None], (0, self.halo, self.halo)
-        if slab.dtype is torch.float32 and torch.backends.mkldnn.is_available():
+        onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        if slab.dtype is torch.float32 and onednn:
             # Torch would not ask oneDNN for small maps, and take ten times as long.
             one = (1, 1, 1)
             out = torch.mkldnn_convolution(volume, self.weight, None, padding, one, one, 1)

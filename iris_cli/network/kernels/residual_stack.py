@@ -13,7 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from iris_cli.network.kernels.depth_filter import SMALLEST_DEPTH, SlabFilter, choose_filter
-from iris_cli.network.kernels.slices import NormedSlices, StoredSlices, UpsampledSlices, slabs
+from iris_cli.network.kernels.slices import (
+    NormedSlices,
+    Slices,
+    StoredSlices,
+    UpsampledSlices,
+    slabs,
+)
 
 if TYPE_CHECKING:
     from iris_cli.network.blocks import ResidualBlock
@@ -72,45 +78,42 @@ def run_residual_stack(
         for i, volume in enumerate(x):
             lower, mine = None if below is None else below[i], overwrite
             for block in stack:
-                run = _Run(block, eps, kind)
-                volume, lower, mine = run(volume, lower, overwrite=mine), None, True
+                slices: list[Slices] = [StoredSlices(volume)]
+                if lower is not None:
+                    slices.append(UpsampledSlices(lower, volume.shape[1:]))
+                normed = NormedSlices(slices, eps, kind)
+                volume = _run_block(block, normed, volume if mine else volume.clone())
+                lower, mine = None, True
             items.append(volume.permute(1, 2, 3, 0))
     # Stacked as voxels x channels: the channels stay last.
     result = items[0][None] if len(items) == 1 else torch.stack(items)
     return result.permute(0, 4, 1, 2, 3)
 
 
-class _Run:
-    """One block on one map (C, Z, Y, X)."""
+def _run_block(block: ResidualBlock, normed: NormedSlices, x: Tensor) -> Tensor:
+    """x: (C, Z, Y, X), used up; normed: the same, normalised, and what is joined to it."""
+    convolutions = [block.conv1.conv]
+    if block.shortcut is not None:
+        convolutions.append(block.shortcut.conv)
+    weights = [convolution.weight for convolution in convolutions]
+    widths = [convolution.out_channels for convolution in convolutions]
+    inner, *shortcut = outputs = [_empty(width, x.shape, normed.kind) for width in widths]
+    first = block.filters[0].filter(weights, normed.depth, normed.kind)
+    for low, high, slab in convolved(normed, first):
+        for output, part in zip(outputs, torch.split(slab, widths, dim=1), strict=True):
+            output[low:high] = part
+    result = shortcut[0] if shortcut else x.transpose(0, 1)
+    normed = NormedSlices([StoredSlices(inner.transpose(0, 1))], normed.eps, normed.kind)
+    second = block.filters[1].filter([block.conv2.conv.weight], normed.depth, normed.kind)
+    for low, high, slab in convolved(normed, second):
+        result[low:high].add_(slab)
+    return result.transpose(0, 1)
 
-    def __init__(self, block: ResidualBlock, eps: float, kind: torch.dtype) -> None:
-        self._block, self._eps, self._kind = block, eps, kind
 
-    def __call__(self, x: Tensor, below: Tensor | None, *, overwrite: bool) -> Tensor:
-        block = self._block
-        parts = [StoredSlices(x), *([] if below is None else [UpsampledSlices(below, x.shape[1:])])]
-        normed = NormedSlices(parts, self._eps, self._kind)
-        widths = [block.conv1.conv.out_channels]
-        weights = [block.conv1.conv.weight]
-        if block.shortcut is not None:
-            widths *= 2
-            weights.append(block.shortcut.conv.weight)
-        inner, *rest = outputs = [self._empty(width, x.shape) for width in widths]
-        first = block.filters[0].filter(weights, normed.depth, self._kind)
-        for low, high, slab in convolved(normed, first):
-            for output, part in zip(outputs, slab.split(widths, dim=1), strict=True):
-                output[low:high] = part
-        result = rest[0] if rest else (x if overwrite else x.clone()).transpose(0, 1)
-        normed = NormedSlices([StoredSlices(inner.transpose(0, 1))], self._eps, self._kind)
-        second = block.filters[1].filter([block.conv2.conv.weight], normed.depth, self._kind)
-        for low, high, slab in convolved(normed, second):
-            result[low:high].add_(slab)
-        return result.transpose(0, 1)
-
-    def _empty(self, channels: int, shape: torch.Size) -> Tensor:
-        _, z, y, x = shape
-        size = (z, channels, y, x)
-        return torch.empty(size, dtype=self._kind, memory_format=torch.channels_last)
+def _empty(channels: int, shape: torch.Size, kind: torch.dtype) -> Tensor:
+    """Slices (Z, channels, Y, X) for a map of shape (C, Z, Y, X)."""
+    size = (shape[1], channels, *shape[2:])
+    return torch.empty(size, dtype=kind, memory_format=torch.channels_last)
 
 
 def convolved(normed: NormedSlices, kernel: SlabFilter) -> Iterator[tuple[int, int, Tensor]]:

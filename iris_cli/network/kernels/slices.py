@@ -81,7 +81,7 @@ class NormedSlices:
 
     def __init__(self, parts: Iterable[Slices], eps: float, kind: torch.dtype) -> None:
         self._parts = [(part, *moments(part)) for part in parts]
-        self._eps, self._kind = eps, kind
+        self.eps, self.kind = eps, kind
         self.depth = self._parts[0][0].depth
         self.slice_bytes = sum(part.slice_bytes for part, _, _ in self._parts)
 
@@ -90,8 +90,8 @@ class NormedSlices:
         first, last = max(low, 0), min(high, self.depth)
         normed = []
         for part, mean, variance in self._parts:
-            scaled = F.batch_norm(part.slab(first, last), mean, variance, eps=self._eps)
-            normed.append(F.relu_(scaled).to(self._kind))
+            scaled = F.batch_norm(part.slab(first, last), mean, variance, eps=self.eps)
+            normed.append(F.relu_(scaled).to(self.kind))
         joined = normed[0] if len(normed) == 1 else torch.cat(normed, dim=1)
         if (first, last) == (low, high):
             return joined
