@@ -431,6 +431,7 @@ def test_frozen_parts_keep_every_bit(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # compiling takes minutes on a busy machine
 def test_a_compiled_network_trains_alike(
     tmp_path: Path, sets: list[SetForTraining], uninterrupted: Path
 ) -> None:
