@@ -9,10 +9,11 @@ classes, 0.8 x 0.8 x 1.5 mm, brought to 1.5 mm.
 
 Both sides start as a user starts them, read the same raw folder and write their own store, at the
 same spacing and with the same number of workers; planning is done before and not counted. nnU-Net
-runs twice: as it comes, and with linear instead of cubic resampling of images (the order that iris
-uses). It crops to the non-zero region and samples coordinates per class; iris verifies files to
-their checksums, hashes voxels, writes receipts and reads back what it wrote. Sides alternate; every
-figure is of the whole tree of processes.
+runs as it comes, with one computing thread for every process (as iris does: threads of many small
+processes wait by spinning), and so with linear instead of cubic resampling of images (the order
+that iris uses). It crops to the non-zero region and samples coordinates per class; iris verifies
+files to their checksums, hashes voxels, writes receipts and reads back what it wrote. Sides
+alternate; every figure is of the whole tree of processes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -37,7 +39,9 @@ from iris_cli.execution.threads import settings as thread_settings
 
 SMALL_CASES = 60
 HEAD = ("set", "side", "CPU s", "ratio", "peak MB", "target")
-TARGETS = {"nnU-Net": 5.0, "nnU-Net, image order 1": 2.0}
+AS_IT_COMES, ONE_THREAD = "nnU-Net", "nnU-Net, one thread"
+LINEAR = "nnU-Net, one thread, image order 1"
+TARGETS = {AS_IT_COMES: 5.0, LINEAR: 2.0}
 ENTRY = "from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import {0}; {0}()"
 
 
@@ -130,10 +134,11 @@ def _measure(base: Path, parts: list[Part], nnunet: str) -> list[list[str]]:
         work = base / f"round{number}"
         sides: dict[str, Callable[[], Usage]] = {
             "iris": lambda part=part, work=work: _iris(part, work),
-            "nnU-Net": lambda part=part, work=work: _nnunet(part, work / "cubic", nnunet, 3),
-            "nnU-Net, image order 1": lambda part=part, work=work: _nnunet(
-                part, work / "linear", nnunet, 1
+            AS_IT_COMES: lambda part=part, work=work: run_nnunet(
+                part, work / "as_it_comes", nnunet, 3, threads=None
             ),
+            ONE_THREAD: lambda part=part, work=work: run_nnunet(part, work / "cubic", nnunet, 3),
+            LINEAR: lambda part=part, work=work: run_nnunet(part, work / "linear", nnunet, 1),
         }
         for side, run in sides.items():
             used.setdefault(side, []).append(run())
@@ -165,9 +170,14 @@ def _iris(part: Part, work: Path) -> Usage:
     return run_measured([*command, "preprocess", *workspace, *workers], environment)
 
 
-def _nnunet(part: Part, work: Path, python: str, order: int) -> Usage:
+def run_nnunet(part: Part, work: Path, python: str, order: int, threads: int | None = 1) -> Usage:
+    """Plan with nnU-Net, then preprocess into `work`, measured; order: of image interpolation.
+
+    threads: of each of its processes; None leaves that to it.
+    """
+    limits = thread_settings(threads or 1)
     environment = {
-        **thread_settings(1),
+        **(dict.fromkeys(limits, "") if threads is None else limits),
         "nnUNet_raw": str(part.raw.parent),
         "nnUNet_preprocessed": str(work),
         "nnUNet_results": str(work / "results"),
@@ -186,8 +196,6 @@ def _nnunet(part: Part, work: Path, python: str, order: int) -> Usage:
 
 
 def _version(python: str) -> str:
-    import subprocess
-
     code = "import importlib.metadata as m; print(m.version('nnunetv2'))"
     asked = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
     return asked.stdout.strip()

@@ -8,15 +8,21 @@ on top, timed on a window of real logits: ours in slabs, theirs into whole volum
 Memory is told from shapes and one measured window: theirs holds the sums of all classes over the
 whole volume, and once more where they are divided; ours holds what `inference.memory` says.
 
-    --network {full,shipped}   widths 32-64-128-256-512, or the model that ships, for which a
-                               whole query of 128^3 voxels on the working grid is run
-    --edge 64                  of the timed window; 128 is the real one and takes 20 minutes
+    --network {full,shipped,tiny}
+                 full: widths 32-64-128-256-512. shipped: the model that ships, for which a whole
+                 query of 128^3 voxels on the working grid is run. tiny: everything is run in full,
+                 half as large (128^3 by windows of 64^3, as many of them), the released loops as
+                 well, each run in a process of its own, with its memory
+    --edge 64    of the timed window; 128 is the real one and takes 20 minutes
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -25,6 +31,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.literal_network import LiteralNetwork
+from benchmarks.prediction_memory import memory_now
+from benchmarks.released_loops import evaluation_loop, inference_path
 from benchmarks.results_table import publish, spread
 from iris_cli.inference.memory import Means, Sizes
 from iris_cli.inference.sliding import Decoding, Query
@@ -41,6 +49,9 @@ WINDOWS, EVALUATION_WINDOWS = 27, 64
 CLASSES = (1, 15, 104)
 ROUNDS = 3
 SHIPPED_EDGE = 128
+TINY_VOLUME, TINY_PATCH = (128, 128, 128), (64, 64, 64)
+RELEASED = {"inference": inference_path, "evaluation": evaluation_loop}
+OURS = "ours"
 
 
 def random_tokens(config: NetworkConfig, classes: int) -> list[Tensor]:
@@ -142,15 +153,91 @@ def shipped_row() -> list[str]:
     return [model.card.name, "15", spread(seconds, 1), f"20 {_met([-s for s in seconds], -20)}"]
 
 
+def run_whole(who: str, classes: int) -> dict[str, float]:
+    """A whole query in this process, which has done nothing else yet: CPU seconds, and bytes over
+    those it held before."""
+    config = NetworkConfig.tiny()
+    torch.manual_seed(0)
+    ours = IrisNetwork(config).eval()
+    literal = LiteralNetwork(config).eval()
+    literal.load_state_dict(ours.state_dict())
+    tokens = random_tokens(config, classes)
+    image = torch.randn(TINY_VOLUME)
+    grid = Grid.from_spacing(TINY_VOLUME, (1.0, 1.0, 1.0))
+    wanted = Wanted(tokens, [range(classes)], range(classes), range(1, classes + 1))
+
+    def work() -> object:
+        if who == OURS:
+            query = Query(image.numpy(), float(image.min()))
+            return segment(ours, wanted, query, grid, grid, TINY_PATCH, How())
+        return RELEASED[who](literal, tokens, image, TINY_PATCH)
+
+    before = memory_now("VmRSS")
+    return {"seconds": cpu_seconds(work), "bytes": memory_now("VmHWM") - before}
+
+
+def run_apart(who: str, classes: int) -> dict[str, float]:
+    """`run_whole` in a process of its own."""
+    line = [sys.executable, "-m", "benchmarks.whole_query", "--run", who, str(classes)]
+    found = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True)
+    return dict(json.loads(found.stdout))
+
+
+def tiny_rows(rounds: int) -> list[list[str]]:
+    """One row per number of classes; the three of a round run one after the other."""
+    rows = []
+    for classes in CLASSES:
+        runs = [{who: run_apart(who, classes) for who in (OURS, *RELEASED)} for _ in range(rounds)]
+        seconds = {who: [run[who]["seconds"] for run in runs] for who in runs[0]}
+        memory = {who: float(np.median([run[who]["bytes"] for run in runs])) for who in runs[0]}
+        ratios = {
+            who: [a / b for a, b in zip(seconds[who], seconds[OURS], strict=True)]
+            for who in RELEASED
+        }
+        shares = {who: memory[OURS] / memory[who] for who in RELEASED}
+        rows.append(
+            [
+                f"{classes}",
+                *(spread(seconds[who], 1) for who in seconds),
+                *(spread(ratios[who]) for who in RELEASED),
+                " / ".join(f"{memory[who] / 1e6:.0f}" for who in memory),
+                " / ".join(f"{share:.2f}" for share in shares.values())
+                + (f"; 1/3 {_met([-max(shares.values())], -1 / 3)}" if classes == 104 else ""),
+            ]
+        )
+    return rows
+
+
 def main() -> None:
     """Print the table and append it to the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--network", choices=("full", "shipped"), default="full")
+    parser.add_argument("--network", choices=("full", "shipped", "tiny"), default="full")
     parser.add_argument("--edge", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of the tiny network")
+    parser.add_argument("--run", nargs=2, metavar=("WHO", "K"), help="one run here, as JSON")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.run:
+        sys.stdout.write(json.dumps(run_whole(given.run[0], int(given.run[1]))) + "\n")
+        return
+    if given.network == "tiny":
+        publish(
+            "whole_query",
+            f"a whole query of {TINY_VOLUME[0]}^3 by windows of {TINY_PATCH[0]}^3, tiny network",
+            [
+                f"one thread, fp32, rounds: {given.rounds}",
+                "released inference path: 27 windows, evaluation loop: 64 passes with all classes "
+                "in each (the released one takes 8 at a time)",
+                "memory is the highest resident size over that before the run",
+            ],
+            ("K", "ours, CPU s", "inference path, CPU s", "evaluation loop, CPU s",
+             "inference path / ours", "evaluation loop / ours",
+             "peak MB, ours / inference / evaluation", "memory, ours over theirs"),
+            tiny_rows(given.rounds),
+        )  # fmt: skip
+        return
     if given.network == "shipped":
         publish(
             "whole_query",

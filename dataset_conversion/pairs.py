@@ -1,5 +1,8 @@
 """Paired files, images and label maps of equal names, as a set for the runner.
 
+Label maps may be one mask file per class: a folder of masks for each case, or
+`<case>_<class>.nii.gz`. They are joined by the rules of `iris_cli.dataset.class_files`.
+
 What nnU-Net's own integrity check demands of the raw folder, and what is done for it:
 
 - `<case>_0000.nii.gz`: files are linked or copied under that name; a `.nii` is compressed, files
@@ -15,6 +18,7 @@ NaN voxels are left in place: nnU-Net refuses them, iris counts them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections import Counter
@@ -30,10 +34,27 @@ from dataset_conversion.runner import ConversionReport, run_conversion
 from dataset_conversion.scan import Deviation, FoundCase, PublicSet, Recipe, Scan, Source
 from dataset_conversion.source_tree import SourceTree
 from iris_cli.dataset.building import TransferMode
-from iris_cli.dataset.classes import IGNORE, ClassTable, Modality, classes_from_values
+from iris_cli.dataset.class_files import (
+    ClassFiles,
+    ClassSet,
+    class_files_by_name,
+    class_files_in_folders,
+    class_sets,
+    has_class_files,
+    join_masks,
+    labels_of,
+    value_table,
+)
+from iris_cli.dataset.classes import (
+    IGNORE,
+    ClassTable,
+    Modality,
+    class_table,
+    classes_from_values,
+)
 from iris_cli.dataset.label_files import named_classes, note_on_overlaps, order_of_overlaps
 from iris_cli.dataset.layout import ImageFiles, list_volumes
-from iris_cli.dataset.pairing import flat_pairs, group_images, pair_by_name
+from iris_cli.dataset.pairing import are_label_maps, flat_pairs, group_images, pair_by_name
 from iris_cli.errors import DataRefused, UsageError
 from iris_cli.execution.progress import Progress
 from iris_cli.execution.signals import StopRequest
@@ -43,6 +64,7 @@ from iris_cli.volume.reading import volume_name as name_of
 
 ROUNDED = "label map on its image's grid but for rounding, written anew"
 OTHER_FORMAT = "files of another format are written as .nii.gz, voxels unchanged"
+NOT_ANNOTATED = "mask files are missing; those classes count as not annotated"
 
 
 @dataclass(frozen=True)
@@ -95,7 +117,8 @@ def paired_set(images: Path, labels: Path | None, options: PairsOptions) -> Publ
         labels={},
         licence="",
         page="",
-        layout="images/x.nii.gz, labels/x.nii.gz, or x.nii.gz, x_seg.nii.gz side by side",
+        layout="images/x.nii.gz, labels/x.nii.gz, or x.nii.gz, x_seg.nii.gz side by side, "
+        "or labels/x/<class>.nii.gz, or labels/x_<class>.nii.gz",
         sources=(),
         subjects="a case is a subject",
         verified=Verified.ARCHIVE,
@@ -108,6 +131,8 @@ def _scan(
     tree: SourceTree, *, images: Path, labels: Path | None, options: PairsOptions, facts: SetFacts
 ) -> Scan:
     tree.match(r"[^/]+")  # all of them are dealt with here, by the rules of `pairing`
+    if labels is not None and (masks := _class_files(images, labels)):
+        return _scan_masks(masks, images, options, facts)
     pairs = _pairs(images, labels)
     channels = _channel_names(pairs, options.channel_names, options.modality)
     values = sorted(set().union(*(_values(label) for _, label in pairs)) - {0})
@@ -127,6 +152,92 @@ def _scan(
     modality = options.modality if options.channel_names else None
     cases = (_case(files, label, plan, modality) for files, label in pairs)
     return Scan(found, tuple(cases), tuple(map(Deviation, notes)))
+
+
+def _class_files(images: Path, labels: Path) -> ClassFiles | None:
+    """The masks of every case, or None where the folder holds label maps."""
+    if has_class_files(labels):
+        return class_files_in_folders(labels)
+    files, names = list_volumes(labels), {name_of(path) for path in list_volumes(images)}
+    masks = {name_of(path) for path in files}
+    if not files or are_label_maps(masks, names):
+        return None
+    # A full name that masks begin with is a case name, not one that ends in a channel.
+    labelled = {name for name in names if any(mask.startswith(f"{name}_") for mask in masks)}
+    cases = {group.case for group in group_images(list_volumes(images), labelled)}
+    if not all(any(mask.startswith(f"{case}_") for case in cases) for mask in masks):
+        return None  # `_pairs` says what has no partner
+    return class_files_by_name(files, cases)
+
+
+def _scan_masks(masks: ClassFiles, images: Path, options: PairsOptions, facts: SetFacts) -> Scan:
+    """The set of one mask file per class: overlaps become regions, missing files not annotated."""
+    if options.names or options.labels_file is not None:
+        raise UsageError(
+            "mask files are named by their classes",
+            found="class names as well",
+            fix="leave out the names; rename the files where a class shall be called otherwise",
+        )
+    firsts = {case: next(iter(found.values())) for case, found in masks.items()}
+    pairs = pair_by_name(group_images(list_volumes(images), firsts), firsts, images)
+    of_first = {firsts[case]: found for case, found in masks.items()}
+    names = sorted({name for found in masks.values() for name in found})
+    sets = value_table(names, _sets_that_occur(masks))
+    labels = labels_of(sets)
+    order = order_of_overlaps(labels)
+    cases = tuple(
+        _case_of_masks(files, of_first[first], sets, names, options) for files, first in pairs
+    )
+    lacking = tuple(case.name for case in cases if case.not_annotated)
+    notes = [Deviation(f"{len(names)} classes of one mask file each, joined into label maps")]
+    if order is not None:
+        table = class_table(labels, regions_class_order=order)
+        notes.append(Deviation(note_on_overlaps(table.classes, order)))
+    found = dataclasses.replace(
+        facts,
+        channels=tuple(_channel_names(pairs, options.channel_names, options.modality)),
+        labels=labels,
+        regions_class_order=None if order is None else tuple(order),
+    )
+    return Scan(found, cases, (*notes, *([Deviation(NOT_ANNOTATED, lacking)] if lacking else ())))
+
+
+def _sets_that_occur(masks: ClassFiles) -> set[ClassSet]:
+    """Of all cases; one that cannot be read fails where it is converted, and is named there."""
+    found: set[ClassSet] = set()
+    for files in masks.values():
+        with contextlib.suppress(DataRefused):
+            found |= class_sets(files)
+    return found
+
+
+def _case_of_masks(
+    files: ImageFiles,
+    masks: Mapping[str, Path],
+    sets: Sequence[ClassSet],
+    names: Sequence[str],
+    options: PairsOptions,
+) -> FoundCase:
+    images = tuple(files.by_channel.values())
+    make = functools.partial(_joined_on_the_image, names=tuple(masks), sets=tuple(sets))
+    return FoundCase(
+        files.case,
+        images,
+        Recipe(make, (*masks.values(), images[0])),
+        modality=options.modality if options.channel_names else None,
+        not_annotated=tuple(name for name in names if name not in masks),
+    )
+
+
+def _joined_on_the_image(
+    files: Sequence[Path], *, names: Sequence[str], sets: Sequence[ClassSet]
+) -> Volume:
+    """The masks `files[:-1]` of these names, on the grid of the image `files[-1]`."""
+    joined = join_masks(dict(zip(names, files[:-1], strict=True)), sets)
+    native = read_grid(files[-1])
+    if joined.grid.compare(native.canonical_grid) is GridMatch.DIFFERENT:
+        return joined  # refused with both grids where it is placed
+    return dataclasses.replace(joined, grid=native.canonical_grid, native=native)
 
 
 def _case(files: ImageFiles, label: Path, plan: _LabelPlan, modality: Modality | None) -> FoundCase:

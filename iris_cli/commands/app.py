@@ -21,6 +21,7 @@ from iris_cli.commands import (
     predict,
     preprocess,
     status,
+    task,
     train,
 )
 from iris_cli.commands._output import show_error
@@ -70,6 +71,7 @@ for _command in (
     encode_task,
     predict,
     evaluate,
+    task,
     model,
     info,
     doctor,

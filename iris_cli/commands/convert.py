@@ -117,7 +117,11 @@ def by_name(
 def pairs(
     images: Annotated[Path, typer.Argument(help="Folder of images.")],
     labels: Annotated[
-        Path | None, typer.Argument(help="Folder of label maps; none: they lie beside the images.")
+        Path | None,
+        typer.Argument(
+            help="Folder of label maps, or of masks (CASE/CLASS or CASE_CLASS); none: they lie "
+            "beside the images."
+        ),
     ] = None,
     classes: Annotated[
         list[str] | None, typer.Option("--class", "-c", help="name=value; may be repeated.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +24,15 @@ from iris_cli.commands._options import (
     parse_bytes,
 )
 from iris_cli.commands._output import Output
+from iris_cli.commands._outputs import (
+    Format,
+    KeepLargest,
+    MinVolume,
+    Multilabel,
+    Previews,
+    Probabilities,
+    outputs_of,
+)
 from iris_cli.commands._references import (
     Cases,
     Classes,
@@ -30,11 +41,12 @@ from iris_cli.commands._references import (
     reference_source,
 )
 from iris_cli.commands._running import leave_with, progress_of, show_failures
-from iris_cli.errors import UsageError
+from iris_cli.errors import IrisError, UsageError
 from iris_cli.execution.signals import StopRequest
 
 if TYPE_CHECKING:
-    from iris_cli.workflows.predict import PredictEstimate, PredictReport
+    from iris_cli.workflows.encode_task import ReferenceSource
+    from iris_cli.workflows.predict import PredictEstimate, PredictReport, PredictSettings
 
 
 def register(app: typer.Typer) -> None:
@@ -44,16 +56,35 @@ def register(app: typer.Typer) -> None:
 
 def predict(
     inputs: Annotated[
-        list[Path], typer.Option("--input", "-i", help="Folder, volume, or text file of paths.")
+        list[Path],
+        typer.Option(
+            "--input", "-i", help="Folder, volume, text file of paths, or - for paths on stdin."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the label maps.")],
-    task: Annotated[Path | None, typer.Option("--task", "-t", help="Task file.")] = None,
+    tasks: Annotated[
+        list[Path] | None,
+        typer.Option("--task", "-t", help="Task file; several share one pass over each query."),
+    ] = None,
     references: Annotated[
         Path | None, typer.Option("--refs", help="References in place of a task.")
     ] = None,
     labels_file: LabelsFile = None,
     cases: Cases = None,
     classes: Classes = None,
+    joint: Annotated[
+        bool, typer.Option("--joint", help="Decode the classes of all tasks together.")
+    ] = False,
+    renumber: Annotated[
+        bool, typer.Option("--renumber", help="Label values 1, 2, ... in the order of the tasks.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Wait for volumes that arrive in the folder -i.")
+    ] = False,
+    watch_seconds: Annotated[
+        float,
+        typer.Option(min=0.01, help="With --watch, how long a file has to keep still."),
+    ] = 5.0,
     assume_spacing: AssumeSpacing = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what, how long and how much memory; do nothing.")
@@ -68,6 +99,12 @@ def predict(
             help="Leave out windows without anything bright in or around them.",
         ),
     ] = False,
+    file_format: Format = "nii.gz",
+    probabilities: Probabilities = None,
+    multilabel: Multilabel = False,
+    previews: Previews = False,
+    keep_largest: KeepLargest = None,
+    min_volume: MinVolume = None,
     max_ram: MaxRam = None,
     max_vram: MaxVram = None,
     workers: Workers = 0,
@@ -81,14 +118,17 @@ def predict(
     Example: iris predict -t liver.task.pt -i scans/ -o segmentations/ -j 2
     """
     from iris_cli.inference.memory import Limits
+    from iris_cli.task.combining import Grouping
     from iris_cli.workflows import predict as workflow
     from iris_cli.workflows.devices import choose_device
 
     out = Output.choose(as_json, verbose, quiet)
-    if task is not None and references is None:
+    if tasks and references is None:
         _refuse_options_of_references(labels_file, cases)
     settings = workflow.PredictSettings(
         model=model,
+        grouping=Grouping.JOINT if joint else Grouping.APART,
+        renumber=renumber,
         classes=tuple(comma_separated(classes)) if classes else None,
         device=choose_device(device),
         precision=precision,
@@ -99,19 +139,32 @@ def predict(
         workers=workers,
         case_timeout_s=case_timeout,
         assume_spacing=assume_spacing,
+        outputs=outputs_of(
+            file_format,
+            probabilities,
+            keep_largest,
+            min_volume,
+            previews=previews,
+            multilabel=multilabel,
+        ),
     )
     source = reference_source(references, (), (), (), labels_file, cases) if references else None
+    if watch:
+        _refuse_with_watch(inputs, dry_run)
+        _watch(out, inputs[0], output, tasks or [], source, settings, watch_seconds)
+        return
+    inputs = volumes_on_stdin(inputs, sys.stdin)
     if dry_run:
         _show_estimate(
             out,
-            workflow.dry_run(inputs, output, task=task, references=source, settings=settings),
+            workflow.dry_run(inputs, output, task=tasks, references=source, settings=settings),
         )
         return
     with StopRequest() as stop:
         report = workflow.predict(
             inputs,
             output,
-            task=task,
+            task=tasks,
             references=source,
             settings=settings,
             progress=progress_of(out),
@@ -119,6 +172,55 @@ def predict(
         )
     _show_report(out, report)
     leave_with(report.exit_code)
+
+
+def volumes_on_stdin(inputs: list[Path], stream: Iterable[str]) -> list[Path]:
+    """The inputs with the paths of a stream, one a line, in the place of `-`."""
+    if Path("-") not in inputs:
+        return inputs
+    lines = [line.strip() for line in stream]
+    listed = [Path(line) for line in lines if line and not line.startswith("#")]
+    if not listed:
+        raise UsageError("no path came on stdin", fix="ls scans/*.nii.gz | iris predict -i - ...")
+    at = inputs.index(Path("-"))
+    return [*inputs[:at], *listed, *(path for path in inputs[at + 1 :] if path != Path("-"))]
+
+
+def _watch(
+    out: Output,
+    folder: Path,
+    output: Path,
+    tasks: list[Path],
+    source: ReferenceSource | None,
+    settings: PredictSettings,
+    seconds: float,
+) -> None:
+    from iris_cli.workflows.watch import Watched, watch
+
+    def refused(path: Path, error: IrisError) -> None:
+        out.say(f"refused: {path}: {error.problem}")
+
+    watched = Watched(folder, seconds, lambda report: _show_report(out, report), refused)
+    out.say(f"watching {folder}; a signal or Ctrl-C ends it")
+    with StopRequest() as stop:
+        watch(
+            watched,
+            output,
+            tasks=tasks,
+            references=source,
+            settings=settings,
+            progress=progress_of(out),
+            stop=stop,
+        )
+
+
+def _refuse_with_watch(inputs: list[Path], dry_run: bool) -> None:
+    if len(inputs) != 1 or dry_run:
+        raise UsageError(
+            "--watch waits for the volumes of one folder",
+            found="--dry-run" if dry_run else f"{len(inputs)} inputs",
+            fix="give one folder with -i and leave out --dry-run",
+        )
 
 
 def _refuse_options_of_references(labels_file: Path | None, cases: str | None) -> None:
@@ -138,11 +240,16 @@ def _show_report(out: Output, report: PredictReport) -> None:
     rows = report.case_rows()
     if rows:
         out.table(str(report.output), tuple(rows[0]), [tuple(row.values()) for row in rows])
+    if report.parts:
+        values = [(entry.name, entry.value) for entry in report.classes]
+        out.table("label values", ("class", "value"), values)
     for note in report.notes:
         out.say(f"note: {note}")
     for case, flags in report.flags().items():
         for flag in flags:
             out.say(f"flag: {case}: {flag}")
+    for line in report.quality_summary():
+        out.say(f"quality: {line}")
     show_failures(out, report.run)
 
 

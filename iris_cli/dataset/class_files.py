@@ -1,6 +1,7 @@
 """One mask file per class, as some collections store them: joined into label maps.
 
     masks/<case>/<class>.nii.gz      any value but 0 is the class
+    masks/<case>_<class>.nii.gz      the same in one folder, where the names of the cases are known
 
 A label map holds one value per voxel, and masks may overlap: every set of classes that occurs
 together gets a value of its own, and a class is the region of all values it takes part in. So
@@ -12,11 +13,11 @@ that the class is not there.
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +27,14 @@ from iris_cli.dataset.layout import list_volumes
 from iris_cli.errors import DataRefused
 from iris_cli.files.publish import publish_text
 from iris_cli.volume.grid import GridMatch
-from iris_cli.volume.reading import Volume, read_labels, volume_name
+from iris_cli.volume.reading import Volume, read_labels, smallest_label_type, volume_name
 from iris_cli.volume.writing import write_labels
+
+ClassFiles = dict[str, dict[str, Path]]
+"""case -> class -> mask file"""
+
+ClassSet = tuple[str, ...]
+"""Names of classes that share a voxel, sorted; () is background."""
 
 
 @dataclass(frozen=True)
@@ -38,32 +45,37 @@ class JoinedMasks:
     not_annotated: dict[str, list[str]]
 
 
-@dataclass
-class _Values:
-    """The value of every set of classes; those of one class come first, in order of names."""
-
-    names: tuple[str, ...]
-    of_set: dict[frozenset[str], int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.of_set = {frozenset(): 0}
-        for name in self.names:
-            self.value(frozenset({name}))
-
-    def value(self, classes: frozenset[str]) -> int:
-        return self.of_set.setdefault(classes, len(self.of_set))
-
-    def labels(self) -> dict[str, int | list[int]]:
-        table: dict[str, int | list[int]] = {}
-        for name in self.names:
-            values = [value for classes, value in self.of_set.items() if name in classes]
-            table[name] = values[0] if len(values) == 1 else values
-        return table
-
-
 def has_class_files(folder: Path) -> bool:
     """Whether a folder holds cases as folders of masks, and no label map."""
     return folder.is_dir() and not list_volumes(folder) and bool(_case_folders(folder))
+
+
+def class_files_in_folders(folder: Path) -> ClassFiles:
+    """The masks of `<folder>/<case>/<class>`."""
+    return {
+        case.name: {volume_name(path): path for path in list_volumes(case)}
+        for case in _case_folders(folder)
+    }
+
+
+def class_files_by_name(files: Iterable[Path], cases: Collection[str]) -> ClassFiles:
+    """The masks `<case>_<class>` of these cases, of the longest name that fits.
+
+    raises DataRefused for a file of no case, and for two files of one class.
+    """
+    found: ClassFiles = {}
+    for path in files:
+        name = volume_name(path)
+        fitting = [case for case in cases if name.startswith(f"{case}_") and name != f"{case}_"]
+        if not fitting:
+            raise DataRefused("a mask belongs to no image", file=path, expected="<case>_<class>")
+        case = max(fitting, key=len)
+        other = found.setdefault(case, {}).setdefault(name[len(case) + 1 :], path)
+        if other is not path:
+            raise DataRefused(
+                "two files hold one class of a case", file=path, found=f"{other.name} as well"
+            )
+    return found
 
 
 def join_class_files(folder: Path, target: Path) -> JoinedMasks:
@@ -71,16 +83,58 @@ def join_class_files(folder: Path, target: Path) -> JoinedMasks:
 
     raises DataRefused where the masks of a case do not lie on one grid.
     """
-    cases = {case.name: _masks(case) for case in _case_folders(folder)}
-    names = tuple(sorted({name for masks in cases.values() for name in masks}))
-    values = _Values(names)
+    cases = class_files_in_folders(folder)
+    names = {name for masks in cases.values() for name in masks}
+    sets = value_table(names, (s for masks in cases.values() for s in class_sets(masks)))
     for case, masks in cases.items():
-        first, joined = _join(masks, values)
-        write_labels(target / f"{case}.nii.gz", joined, first.native)
-    missing = {case: [n for n in names if n not in masks] for case, masks in cases.items()}
-    labels = values.labels()
+        joined = join_masks(masks, sets)
+        write_labels(target / f"{case}.nii.gz", joined.array, joined.native)
+    labels = labels_of(sets)
     publish_text(target / LABELS_FILE, json.dumps(labels, indent=1, ensure_ascii=False) + "\n")
+    missing = {case: sorted(names - set(masks)) for case, masks in cases.items()}
     return JoinedMasks(labels, {case: classes for case, classes in missing.items() if classes})
+
+
+def class_sets(masks: Mapping[str, Path]) -> set[ClassSet]:
+    """The sets of classes that share a voxel of a case. raises DataRefused as `join_masks`."""
+    joined, sets = _overlay(masks)
+    return {sets[value] for value in _values(joined.array, len(sets))}
+
+
+def value_table(names: Iterable[str], found: Iterable[ClassSet]) -> tuple[ClassSet, ...]:
+    """The classes of every label value: background, each class alone, then those that overlap."""
+    alone = [(name,) for name in sorted(names)]
+    overlaps = sorted(set(found) - {(), *alone}, key=lambda classes: (len(classes), classes))
+    return ((), *alone, *overlaps)
+
+
+def labels_of(sets: Sequence[ClassSet]) -> dict[str, int | list[int]]:
+    """class -> its value, or all values of the sets it is in: a region."""
+    values: dict[str, list[int]] = {}
+    for value, classes in enumerate(sets):
+        for name in classes:
+            values.setdefault(name, []).append(value)
+    return {name: found[0] if len(found) == 1 else found for name, found in values.items()}
+
+
+def join_masks(masks: Mapping[str, Path], sets: Sequence[ClassSet]) -> Volume:
+    """The label map of a case, its value v being the classes `sets[v]`.
+
+    raises DataRefused where the masks do not lie on one grid, or overlap as `sets` does not know.
+    """
+    joined, own = _overlay(masks)
+    numbers = {classes: value for value, classes in enumerate(sets)}
+    table = np.zeros(len(own), smallest_label_type(0, len(sets) - 1))
+    for value in _values(joined.array, len(own)):
+        if own[value] not in numbers:
+            raise DataRefused(
+                "masks overlap that did not when the cases were listed",
+                file=joined.path.parent,
+                found=", ".join(own[value]),
+                fix="run the same line again when nothing else writes these files",
+            )
+        table[value] = numbers[own[value]]
+    return dataclasses.replace(joined, array=table[joined.array])
 
 
 def _case_folders(folder: Path) -> list[Path]:
@@ -88,35 +142,32 @@ def _case_folders(folder: Path) -> list[Path]:
     return [e for e in entries if e.is_dir() and not e.name.startswith(".") and list_volumes(e)]
 
 
-def _masks(case: Path) -> dict[str, Path]:
-    return {volume_name(path): path for path in list_volumes(case)}
+def _overlay(masks: Mapping[str, Path]) -> tuple[Volume, list[ClassSet]]:
+    """The masks on top of each other: a volume whose value v is the classes v of the list.
 
-
-def _join(masks: Mapping[str, Path], values: _Values) -> tuple[Volume, npt.NDArray[np.int32]]:
-    """The first mask as it was read, and the label map of all, (z, y, x) canonical."""
-    first: Volume | None = None
-    joined: npt.NDArray[np.int32] = np.zeros((0, 0, 0), np.int32)
-    for name, path in masks.items():
+    The list also has sets that a later mask split up without a remainder.
+    """
+    (path, *_) = masks.values()
+    first = read_labels(path)
+    array: npt.NDArray[np.int32] = np.zeros(first.array.shape, np.int32)
+    sets: list[ClassSet] = [()]
+    for name, path in sorted(masks.items()):
         mask = read_labels(path)
-        if first is None:
-            first, joined = mask, np.zeros(mask.array.shape, np.int32)
         _require_one_grid(mask, first)
-        _add(joined, mask.array != 0, name, values)
-    assert first is not None
-    return first, joined
+        inside = mask.array != 0
+        here = array[inside]
+        new = np.zeros(len(sets), np.int32)
+        for value in _values(here, len(sets)):
+            new[value] = len(sets)
+            sets.append((*sets[value], name))
+        array[inside] = new[here]
+    return dataclasses.replace(first, array=array), sets
 
 
-def _add(
-    joined: npt.NDArray[np.int32], mask: npt.NDArray[np.bool_], name: str, values: _Values
-) -> None:
-    """The voxels of a mask take the value of what they had and this class."""
-    here = joined[mask]
-    found = np.unique(here)
-    classes = {value: members for members, value in values.of_set.items()}
-    new: npt.NDArray[Any] = np.array(
-        [values.value(classes[int(value)] | {name}) for value in found], np.int32
-    )
-    joined[mask] = new[np.searchsorted(found, here)] if here.size else here
+def _values(array: npt.NDArray[np.int32], count: int) -> list[int]:
+    """Which of the values 0 .. count - 1 occur."""
+    values: list[int] = np.flatnonzero(np.bincount(array.ravel(), minlength=count)).tolist()
+    return values
 
 
 def _require_one_grid(mask: Volume, first: Volume) -> None:

@@ -6,7 +6,13 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from iris_cli.dataset.layout import ImageFiles, count_channels, group_channels, list_volumes
+from iris_cli.dataset.layout import (
+    ImageFiles,
+    count_channels,
+    group_channels,
+    list_volumes,
+    split_channel,
+)
 from iris_cli.errors import DataRefused
 from iris_cli.volume.reading import volume_name
 
@@ -52,6 +58,16 @@ def flat_pairs(folder: Path) -> list[tuple[ImageFiles, Path]]:
     labels = {volume_name(path): path for path in files if _is_label_name(path, names)}
     images = [path for path in files if volume_name(path) not in labels]
     return pair_by_name(group_images(images, labels), labels, folder) if labels else []
+
+
+def are_label_maps(names: Collection[str], images: Collection[str]) -> bool:
+    """Whether any of these names is one that the label map of one of these images may have.
+
+    images: names of the files, with or without the number of a channel.
+    """
+    parts = [split_channel(image) for image in images]
+    cases = {*images, *(part[0] for part in parts if part is not None)}
+    return any(name in cases or _LABEL_SUFFIX.sub("", name) in cases for name in names)
 
 
 def _is_label_name(path: Path, names: set[str]) -> bool:

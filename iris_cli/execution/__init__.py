@@ -1,7 +1,7 @@
 """Running one function over many cases, so that nothing is lost and nothing is done twice.
 
 What lives here: the job (`jobs`), its supervisor and worker processes (`supervisor`, `process`,
-`worker`), why a worker is gone (`deaths`, `memory`), which step a case is in (`stages`), claims that
+`worker`), why a worker is gone (`deaths`, `memory`), the step a case is in (`stages`), claims that
 let processes share a folder (`claims`), proof of what was done (`receipts`), progress, signals, and
 threads. Nothing here knows what a case is beyond its name; torch is imported only by
 `threads.limit_torch`.

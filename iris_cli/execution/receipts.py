@@ -35,9 +35,12 @@ class Receipt(Record):
         return hash_json(self.content)
 
 
-def write_receipt(path: Path, receipt: Receipt) -> Path:
-    """Publish a receipt; call it after the output it speaks of is published."""
-    return publish_json(path, receipt.model_dump(mode="json"))
+def write_receipt(path: Path, receipt: Receipt, *, indent: int | None = 1) -> Path:
+    """Publish a receipt; call it after the output it speaks of is published.
+
+    indent: None where it is long and for machines.
+    """
+    return publish_json(path, receipt.model_dump(mode="json"), indent=indent)
 
 
 def read_receipt(path: Path) -> Receipt | None:

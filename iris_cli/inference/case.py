@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from iris_cli.errors import DataRefused, UsageError
+from iris_cli.execution.stages import stage
 from iris_cli.files.schema import nearest
 from iris_cli.inference.mass import label as mass_label
 from iris_cli.inference.sliding import Query
@@ -66,8 +67,10 @@ def predict_volume(
     check_model(model, task.header)
     kept = kept_classes(task.header, classes)
     recipe = RECIPES[model.card.profile]
-    prepared = recipe.prepare(volume, task.header.modality, task.header.spacing_mm)
-    found = recipe.label(model, task, prepared, volume.grid, kept, how or How())
+    with stage("normalising and resampling the query", volume.path):
+        prepared = recipe.prepare(volume, task.header.modality, task.header.spacing_mm)
+    with stage("segmenting the query", volume.path):
+        found = recipe.label(model, task, prepared, volume.grid, kept, how or How())
     entries = [task.header.classes[index] for index in kept]
     return Prediction(
         labels=found.labels,

@@ -8,30 +8,29 @@ is always read.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from iris_cli.errors import EnvironmentProblem, IrisError
 from iris_cli.execution.jobs import CaseResult
 from iris_cli.execution.receipts import Receipt, matches, read_receipt, write_receipt
+from iris_cli.execution.stages import stage
 from iris_cli.files.publish import remove_leftovers
-from iris_cli.inference.case import Prediction, kept_classes, predict_volume
-from iris_cli.inference.memory import NO_LIMITS, Limits, Means, case_of, in_file, ladder
-from iris_cli.inference.streaming import How
+from iris_cli.inference.case import kept_classes
+from iris_cli.inference.memory import NO_LIMITS, Limits
+from iris_cli.inference.outputs import PLAIN, Outputs
+from iris_cli.inference.predictor import Predictor, Sweep
+from iris_cli.inference.products import Products, are_there, files_of
 from iris_cli.model.model import Model, load_model
 from iris_cli.network.precision import Precision
 from iris_cli.task.task_file import Task, TaskClass, read_task
-from iris_cli.volume.reading import AssumedSpacing, Volume, read_grid, read_image, read_labels
-from iris_cli.volume.writing import write_labels
+from iris_cli.volume.reading import AssumedSpacing, read_grid, read_image
 
 HIDDEN = ".iris"
-OUTPUT_ENDING = ".nii.gz"
 # Counts up when iris begins to give other labels for the same inputs.
 INFERENCE_VERSION = 2
 
@@ -40,14 +39,18 @@ INFERENCE_VERSION = 2
 class PredictPayload:
     """All that `predict_case` needs, picklable.
 
+    parts: fingerprints of the tasks that `task` was made of. joint: they are decoded together.
     model: name or folder, None for the default. classes: names to keep, None for all. precision: of
     the computation. skip_empty: see `streaming.How`. limits: of memory.
+    outputs: what to write.
     """
 
     case: str
     query: Path
     output: Path
     task: Path
+    parts: tuple[str, ...] = ()
+    joint: bool = False
     model: str | None = None
     classes: tuple[str, ...] | None = None
     device: str = "cpu"
@@ -56,6 +59,7 @@ class PredictPayload:
     window_batch: int = 1
     limits: Limits = NO_LIMITS
     assume_spacing: AssumedSpacing = None
+    outputs: Outputs = PLAIN
 
     @property
     def receipt(self) -> Path:
@@ -69,31 +73,31 @@ def predict_case(payload: PredictPayload) -> CaseResult:
     written; nothing is left half written, and nothing of other inputs.
     """
     started = time.perf_counter()
-    model, task = load_payload(payload)
+    with stage("loading task and model", payload.task):
+        predictor = predictor_of(payload)
+    model, task = predictor.model, predictor.task
     remove_leftovers(payload.output.parent, payload.output.name)
     remove_leftovers(payload.receipt.parent, payload.receipt.name)
     kept = _kept(payload, model, task)
     if kept is not None:
         return CaseResult("kept", kept.model_dump(mode="json"))
     # What is there is of other inputs: were this case to fail, it would pass for its result.
-    _remove(payload.receipt)
-    _remove(payload.output)
+    _remove_earlier(payload)
     source = file_state(payload.query)  # before reading
-    volume = read_image(payload.query, assume_spacing=payload.assume_spacing)
-    sweep = _Sweep(payload, model, task, volume)
-    prediction = sweep.run()
-    names = {entry.value: entry.name for entry in _entries(task, payload)}
-    write_labels(payload.output, prediction.labels, volume.native, class_names=names)
+    with stage("reading the query", payload.query):
+        volume = read_image(payload.query, assume_spacing=payload.assume_spacing)
+    folder = payload.receipt.parent
+    products = Products(payload.case, payload.output, folder, payload.outputs)
+    with contextlib.closing(products):
+        sweep = Sweep(predictor, volume, folder, products.listen, payload.outputs.write_voxel)
+        prediction = sweep.run()
+        made = products.write(predictor, volume, prediction)
     assumed = volume.native.assumed_spacing_xyz
     receipt = Receipt(
         case=payload.case,
         content={
             "inputs": _inputs(payload, model, task, volume.content_hash(), assumed),
-            "output": {
-                "sha256": _output_hash(payload, assumed),
-                "voxels": prediction.voxels,
-                "confidence": {n: round(c, 3) for n, c in prediction.confidence.items()},
-            },
+            **made,
             "flags": list(prediction.flags),
             "statistics": prediction.statistics,
             "windows": asdict(prediction.windows),
@@ -112,50 +116,12 @@ def predict_case(payload: PredictPayload) -> CaseResult:
     return CaseResult("done", receipt.model_dump(mode="json"))
 
 
-class _Sweep:
-    """The labels of one query, by means that fit the memory it may take.
-
-    raises EnvironmentProblem where it fits by none.
-    """
-
-    def __init__(self, payload: PredictPayload, model: Model, task: Task, volume: Volume) -> None:
-        self._payload, self._model, self._task, self._volume = payload, model, task, volume
-        self.first = Means(window_batch=payload.window_batch)
-        self._case = case_of(
-            model, task, volume.grid, volume.array.nbytes, payload.device, payload.precision
-        )
-        self._limits = payload.limits.with_free_memory_of(payload.device)
-        self.means, self.need = self._case.fit(self.first, self._limits)
-
-    def run(self) -> Prediction:
-        """Where the device runs out of memory all the same, one rung further down, once more."""
-        rungs = [*ladder(self.first, cuda=self._case.cuda)]
-        while True:
-            try:
-                return self._try(self.means)
-            except torch.OutOfMemoryError as error:
-                below = rungs[rungs.index(self.means) + 1 :]
-                if not below:
-                    raise EnvironmentProblem(
-                        "the device has not enough memory for this query",
-                        found=str(error).partition(".")[0],
-                        fix="use a device with more memory, or --device cpu",
-                    ) from error
-                self.means = below[0]
-            torch.cuda.empty_cache()
-
-    def _try(self, means: Means) -> Prediction:
-        payload, folder = self._payload, self._payload.output.parent / HIDDEN
-        how = How(
-            device=payload.device,
-            precision=payload.precision,
-            skip_empty=payload.skip_empty,
-            means=means,
-            make_labels=functools.partial(in_file, folder) if means.labels_in_file else np.zeros,
-        )
-        return predict_volume(
-            self._model, self._task, self._volume, classes=payload.classes, how=how
-        )
+def _remove_earlier(payload: PredictPayload) -> None:
+    receipt = read_receipt(payload.receipt)
+    content = {} if receipt is None else receipt.content
+    for path in files_of(content, payload.case, payload.output):
+        _remove(path)
+    _remove(payload.receipt)  # last, as it names the files
 
 
 def _remove(path: Path) -> None:
@@ -184,10 +150,20 @@ def _entries(task: Task, payload: PredictPayload) -> list[TaskClass]:
     return [header.classes[index] for index in kept_classes(header, payload.classes)]
 
 
-def load_payload(payload: PredictPayload) -> tuple[Model, Task]:
+def predictor_of(payload: PredictPayload) -> Predictor:
     """Model and task of a case; the last ones stay loaded in this process."""
     state = file_state(payload.task)
-    return _load_once(payload.task, tuple(state or ()), payload.model, payload.device)
+    model, task = _load_once(payload.task, tuple(state or ()), payload.model, payload.device)
+    return Predictor(
+        model,
+        task,
+        classes=payload.classes,
+        device=payload.device,
+        precision=payload.precision,
+        skip_empty=payload.skip_empty,
+        window_batch=payload.window_batch,
+        limits=payload.limits,
+    )
 
 
 @functools.lru_cache(maxsize=1)
@@ -203,16 +179,19 @@ def _inputs(
     payload: PredictPayload, model: Model, task: Task, query: str, assumed: AssumedSpacing
 ) -> dict[str, Any]:
     """assumed: spacing in mm that the query itself does not give, None where it does."""
+    several = {"tasks": list(payload.parts), "joint": payload.joint} if payload.parts else {}
     return {
         "query": query,
         "assumed_spacing_xyz": assumed,
         "task": task.fingerprint(),
+        **several,
         "model": model.card.fingerprint,
         "parameters": {
             "inference": INFERENCE_VERSION,
             "classes": [entry.name for entry in _entries(task, payload)],
             "precision": payload.precision,
             "skip_empty": payload.skip_empty,
+            **payload.outputs.parameters(),
         },
     }
 
@@ -233,14 +212,10 @@ def _kept(payload: PredictPayload, model: Model, task: Task) -> Receipt | None:
         assumed = native.assumed_spacing_xyz
         if not matches(receipt, _inputs(payload, model, task, query, assumed)):
             return None
-        written = _output_hash(payload, assumed)
-        return receipt if written == receipt.content["output"]["sha256"] else None
+        there = are_there(receipt.content, payload.case, payload.output, assumed)
+        return receipt if there else None
     except (IrisError, KeyError, TypeError):
         return None  # a receipt that proves nothing, or an output that cannot be read
-
-
-def _output_hash(payload: PredictPayload, assumed: AssumedSpacing) -> str:
-    return read_labels(payload.output, assume_spacing=assumed).content_hash()
 
 
 def peak_memory_mb() -> float | None:

@@ -58,6 +58,11 @@ def label(
     """
     if how.skip_empty:
         raise UsageError("profile mass-1 works every window", fix="leave out --skip-empty")
+    if how.on_scores is not None:
+        raise UsageError(
+            "profile mass-1 decides on the working grid and gives no logits on another",
+            fix="leave out --probabilities and --multilabel",
+        )
     values = [task.header.classes[index].value for index in kept]
     tokens = [torch.from_numpy(stage) for stage in task.tokens]
     wanted = Wanted(tokens, task.header.groups, kept, values)

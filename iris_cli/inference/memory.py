@@ -149,6 +149,7 @@ class Case:
 
     native, working: voxels. native_bytes: of the query's array. label_bytes: of the labels.
     resident: bytes the process holds before, the model among them. weights: bytes of the model.
+    write_voxel: bytes for each voxel while the largest file beside the labels is written.
     """
 
     native: int
@@ -160,6 +161,7 @@ class Case:
     resident: int
     weights: int
     cuda: bool
+    write_voxel: int = 0
 
     def predict(self, means: Means) -> Need:
         """The larger of: preparing the query, the network, writing and checking the labels."""
@@ -173,7 +175,7 @@ class Case:
         sweep += 0 if self.cuda else network + slab
         prepare = self.native_bytes + 4 * self.working
         prepare += PREPARE_SLAB * min(SLAB_VOXELS, self.native)
-        write = labels + 2 * self.label_bytes
+        write = labels + max(2 * self.label_bytes, self.write_voxel * self.native)
         most = max(prepare, sweep, write)
         return Need(self.resident + LIBRARY_BYTES + self.native_bytes + most, vram)
 
@@ -198,9 +200,16 @@ class Case:
 
 
 def case_of(
-    model: Model, task: Task, native: Grid, native_bytes: int, device: str, precision: str
+    model: Model,
+    task: Task,
+    native: Grid,
+    native_bytes: int,
+    device: str,
+    precision: str,
+    *,
+    write_voxel: int = 0,
 ) -> Case:
-    """What the memory of a query follows from. native_bytes: of its array."""
+    """What the memory of a query follows from. native_bytes: of its array; write_voxel: `Case`."""
     working = native.working(task.header.spacing_mm)
     patch = (model.card.patch,) * 3
     layout = Layout.along_longest(working.shape_zyx, patch)
@@ -217,6 +226,7 @@ def case_of(
         resident=resident_bytes() or 0,
         weights=sum(p.numel() * p.element_size() for p in model.network.parameters()),
         cuda=torch.device(device).type == "cuda",
+        write_voxel=write_voxel,
     )
 
 

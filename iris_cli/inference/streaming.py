@@ -34,6 +34,8 @@ from iris_cli.volume.scores import ScoreSlab, Winner, ranked_values, score_slabs
 
 Labels = np.ndarray[Any, np.dtype[Any]]
 MakeLabels = Callable[[Shape3, np.dtype[Any]], Labels]
+OnScores = Callable[[ScoreSlab, int, Tensor], None]
+"""Called with a slab, a label value, and the logits of its class everywhere in the slab."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class How:
 
     skip_empty: windows without anything bright in or around them are background
     (`sliding.empty_windows`). on_window: called with (done, total). make_labels: gives the array of
-    the labels, zeros.
+    the labels, zeros. on_scores: told the logits of every wanted class on the native grid.
     """
 
     device: str = "cpu"
@@ -108,6 +110,7 @@ class How:
     means: Means = AS_IT_COMES
     on_window: OnWindow | None = None
     make_labels: MakeLabels = np.zeros
+    on_scores: OnScores | None = None
 
 
 def segment(
@@ -143,7 +146,10 @@ def segment(
         ):
             window.release(slab.source.start)
             window.advance(slab.source.stop)
-            winner = slab.winner(_scores(window, slab, wanted, layout, how.means.slab_voxels))
+            scores = _scores(window, slab, wanted, layout, how.means.slab_voxels)
+            if how.on_scores is not None:
+                scores = _told(scores, slab, ranked[1:].tolist(), how.on_scores)
+            winner = slab.winner(scores)
             tally.add(winner)
             part = tuple(slab.target if d == layout.axis else slice(None) for d in range(3))
             labels[part] = ranked[winner.rank.cpu().numpy()]
@@ -178,6 +184,14 @@ def _scores(
         positions = [position for _, position in members]
         for first in range(0, len(positions), together):
             yield from window.logits(slab.source, group, positions[first : first + together], total)
+
+
+def _told(
+    scores: Iterator[Tensor], slab: ScoreSlab, values: Sequence[int], on_scores: OnScores
+) -> Iterator[Tensor]:
+    for value, score in zip(values, scores, strict=True):
+        on_scores(slab, value, slab.everywhere(score))
+        yield score
 
 
 class _Tally:

@@ -167,7 +167,8 @@ RULES: Mapping[Code, Rule] = MappingProxyType(
         ),
         Code.IMAGE_ACROSS_ROLES: Rule(
             _REFUSED,
-            "The same voxels in cases of different roles, in one set or in two.",
+            "The same voxels in cases of different roles, in one set or in two, or in a set that "
+            "only validation opens and another one.",
             'give them one role in dataset.json and list them as one subject under "iris".subjects,'
             " or remove the copies",
         ),

@@ -132,7 +132,8 @@ class _ImageView:
 def _write_views(payload: PreprocessPayload, channels: list[int]) -> list[Receipt]:
     """The native label map and the native channels are in memory one at a time."""
     states = [_file_states(payload, c) for c in range(len(payload.images))]  # before reading
-    grid = read_grid(payload.images[0]).canonical_grid
+    with stage("reading the image", payload.images[0]):
+        grid = read_grid(payload.images[0]).canonical_grid
     label = None if payload.label is None else _label_view(payload, grid)
     receipts = []
     for channel in channels:
@@ -148,7 +149,8 @@ def _image_view(payload: PreprocessPayload, channel: int, grid: Grid) -> _ImageV
     with stage("reading the image", path):
         volume = read_image(path)
         content_hash = volume.content_hash()
-    volume = _on_grid(volume, grid, what=f"channel {channel}", image=payload.images[0])
+    with stage("checking the image", path):
+        volume = _on_grid(volume, grid, what=f"channel {channel}", image=payload.images[0])
     with stage("normalising and resampling the image", path):
         modality = guess_modality(volume.array) if asked == GUESS else asked
         prepared = prepare_image(volume, modality, payload.spacing_mm, dtype=np.float16)
@@ -204,10 +206,11 @@ def _label_view(payload: PreprocessPayload, image_grid: Grid) -> _LabelView:
     with stage("reading the label map", payload.label):
         volume = read_labels(payload.label)
         content_hash = volume.content_hash()
-    aligned = _on_grid(volume, image_grid, what="label map", image=payload.images[0])
-    # Plane by plane: sorting a whole volume takes another one of memory.
-    present = {int(v) for plane in aligned.array for v in np.unique(plane)}
-    _refuse_undeclared(payload, present)
+    with stage("checking the label map", payload.label):
+        aligned = _on_grid(volume, image_grid, what="label map", image=payload.images[0])
+        # Plane by plane: sorting a whole volume takes another one of memory.
+        present = {int(v) for plane in aligned.array for v in np.unique(plane)}
+        _refuse_undeclared(payload, present)
     with stage("resampling the label map", payload.label):
         working = resample_labels(aligned.array, image_grid, image_grid.working(payload.spacing_mm))
         classes = describe_classes(working, payload.classes, seed=f"{payload.set}/{payload.case}")

@@ -181,7 +181,7 @@ def write_case(
         },
         run={**run, "bytes": sizes},
     )
-    write_receipt(receipt_path(folder, stored.name), receipt)
+    write_receipt(receipt_path(folder, stored.name), receipt, indent=None)
     return receipt
 
 

@@ -30,7 +30,14 @@ from iris_cli.preparation import mass, profiles
 from iris_cli.task.iris_views import IrisRecipe
 from iris_cli.task.mass_views import MassRecipe
 from iris_cli.task.spacing import ReferenceSize, SpacingChoice, measure_labels
-from iris_cli.task.task_file import ModelRecord, Task, TaskClass, TaskHeader, TaskReference
+from iris_cli.task.task_file import (
+    ModelRecord,
+    ReferenceVolumes,
+    Task,
+    TaskClass,
+    TaskHeader,
+    TaskReference,
+)
 from iris_cli.task.views import (
     ClassViews,
     LabelledReference,
@@ -138,8 +145,17 @@ def encode_references(
         references=tuple(item.hashes for item in checked),
         warnings=(*_warnings(classes, checked, encoded, entries), *_said(precision)),
         licence=licence,
+        reference_volumes={entry.name: _volumes(entry.name, checked) for entry in entries},
     )
     return Task(header, tuple(tokens))
+
+
+def _volumes(name: str, checked: Sequence[_Checked]) -> ReferenceVolumes:
+    shown = [item.size for item in checked if name in item.size.volumes_mm3]
+    return ReferenceVolumes(
+        volumes_ml=tuple(float(f"{size.volumes_mm3[name] / 1000:.6g}") for size in shown),
+        cut=sum(name in size.cut for size in shown),
+    )
 
 
 def _inputs(

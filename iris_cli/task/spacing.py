@@ -34,12 +34,14 @@ class ReferenceSize:
     """What the rule needs to know of one labelled volume.
 
     spacing_min_mm: smallest native spacing; extent_mm: longest edge of the box around all classes;
-    volumes_mm3: volume per class, classes without a voxel left out.
+    volumes_mm3: volume per class, classes without a voxel left out. cut: classes that reach the
+    first or last plane of an axis that has more than one.
     """
 
     spacing_min_mm: float
     extent_mm: float
     volumes_mm3: Mapping[str, float]
+    cut: frozenset[str] = frozenset()
 
 
 def task_spacing(
@@ -128,7 +130,19 @@ def measure_labels(
         where = np.flatnonzero(inside.any(axis=others))
         if where.size:
             extent = max(extent, float(where[-1] - where[0] + 1) * spacing)
-    return ReferenceSize(float(min(spacing_zyx)), extent, present)
+    border = _values_at_border(labels)
+    cut = frozenset(name for name in present if border & set(classes[name]))
+    return ReferenceSize(float(min(spacing_zyx)), extent, present, cut)
+
+
+def _values_at_border(labels: np.ndarray[Any, np.dtype[Any]]) -> set[int]:
+    planes = [
+        labels.take(index, axis)
+        for axis, length in enumerate(labels.shape)
+        for index in (0, -1)
+        if length > 1
+    ]
+    return {int(value) for plane in planes for value in np.unique(plane)}
 
 
 def _reason(spacing: float, s0: float, native: float, wanted: float, cause: str) -> str:

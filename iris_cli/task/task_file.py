@@ -36,7 +36,7 @@ from iris_cli.files.publish import publish
 from iris_cli.files.schema import Record, parse_record
 
 FORMAT = "iris-task"
-MAJOR, MINOR = 1, 1
+MAJOR, MINOR = 1, 2
 TASK_ENDING = ".task.pt"
 
 _COMMENT = b"iris-task sha256:"
@@ -107,6 +107,13 @@ class TaskReference(Record):
     labels_sha256: Sha256
 
 
+class ReferenceVolumes(Record):
+    """Volumes (ml) of one class in the references that have it; in `cut` of them it is cut off."""
+
+    volumes_ml: tuple[Annotated[float, pydantic.Field(gt=0)], ...] = ()
+    cut: int = pydantic.Field(default=0, ge=0)
+
+
 class BankSource(Record):
     """An entry of a model's memory bank, `<set>/<class>`, and how many episodes fed it."""
 
@@ -120,8 +127,9 @@ class TaskHeader(Record):
     modality: `auto` leaves it to the voxels of every query, as profile mass-1 may (task.views).
     groups: indices into `classes`; the classes of one group are decoded together. stages:
     (m + 1, C) of every token tensor. bank: where the tokens come from the memory bank of the model
-    instead of references, its entries in the order of the classes (since 1.1). A newer minor
-    version only adds keys, and only at this level.
+    instead of references, its entries in the order of the classes (since 1.1). reference_volumes:
+    by class name, to compare those of queries with (since 1.2). A newer minor version only adds
+    keys, and only at this level.
     """
 
     format: Literal["iris-task"] = "iris-task"
@@ -140,6 +148,7 @@ class TaskHeader(Record):
     warnings: tuple[Text, ...] = ()
     licence: Text | None = None
     expected_quality: dict[str, float] | None = None
+    reference_volumes: dict[str, ReferenceVolumes] = pydantic.Field(default_factory=dict)
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> TaskHeader:
@@ -179,9 +188,10 @@ class Task:
 
     def fingerprint(self) -> str:
         """SHA-256 over header and tokens: two tasks with one fingerprint predict the same."""
-        return hash_json(
-            [self.header.model_dump(mode="json"), [hash_array(array) for array in self.tokens]]
-        )
+        header = self.header.model_dump(mode="json")
+        if not header["reference_volumes"]:  # as it was before they were noted
+            del header["reference_volumes"]
+        return hash_json([header, [hash_array(array) for array in self.tokens]])
 
 
 def write_task(path: Path, task: Task) -> Path:

@@ -122,6 +122,27 @@ def read_nifti(path: Path, assume_spacing_xyz: tuple[float, ...] | None) -> Nift
     return NiftiContent(header, _scaled(array, header), names)
 
 
+def parse_nifti_image(
+    raw: Any,
+    stored: npt.NDArray[Any],
+    scaling: tuple[float, float],
+    path: Path,
+    assume_spacing_xyz: tuple[float, ...] | None,
+) -> NiftiContent:
+    """A nibabel image in memory as if it were read from a file.
+
+    raw: its header. stored: (x, y, z, ...) before scaling. scaling: slope and intercept. path:
+    names it in messages.
+    """
+    import nibabel
+
+    fields = _fields(raw, 2 if isinstance(raw, nibabel.Nifti2Header) else 1)
+    shape_xyz = three_axes(list(stored.shape), path)
+    grid, assumed, notes = _geometry(raw, fields, shape_xyz, path, assume_spacing_xyz)
+    header = NiftiHeader(fields, grid, stored.dtype, *scaling, 0, assumed, notes)
+    return NiftiContent(header, _scaled(stored.T.reshape(grid.shape_zyx), header), {})
+
+
 def read_nifti_class_names(path: Path) -> dict[int, str]:
     """Class names (value -> name) of iris' own header extension; empty where there is none."""
     with opened(path) as (file, size):

@@ -122,7 +122,7 @@ def read_image(path: Path | str, *, assume_spacing: AssumedSpacing = None) -> Vo
     not a whole 3-D volume with a position.
     """
     path = Path(path)
-    stored, native, notes = _read_stored(path, _spacing_xyz(assume_spacing))
+    stored, native, notes = _read_stored(path, spacing_in_mm(assume_spacing))
     array, grid = native.orientation.apply(stored, native.grid)
     return Volume(array, grid, native, path, notes)
 
@@ -134,7 +134,7 @@ def read_labels(path: Path | str, *, assume_spacing: AssumedSpacing = None) -> V
     DataRefused for values that are not whole numbers.
     """
     path = Path(path)
-    stored, native, notes = _read_stored(path, _spacing_xyz(assume_spacing))
+    stored, native, notes = _read_stored(path, spacing_in_mm(assume_spacing))
     array, grid = native.orientation.apply(_whole(stored, path), native.grid)
     return Volume(array, grid, native, path, notes)
 
@@ -147,10 +147,10 @@ def read_grid(path: Path | str, *, assume_spacing: AssumedSpacing = None) -> Nat
 def read_claim(path: Path | str, *, assume_spacing: AssumedSpacing = None) -> VolumeClaim:
     """Read geometry and types from the header alone; no voxel is read or verified."""
     path, ending = Path(path), known_ending(path)
-    spacing = _spacing_xyz(assume_spacing)
+    spacing = spacing_in_mm(assume_spacing)
     if ending.startswith(".nii"):
         nifti = read_nifti_header(path, spacing)
-        native = _native_of_nifti(nifti, ending, spacing)
+        native = native_of_nifti(nifti, ending, spacing)
         return VolumeClaim(native, nifti.dtype, nifti.value_type)
     text = read_text_header(path, spacing)
     return VolumeClaim(_native_of_text(text, ending, spacing), text.claim.dtype, text.claim.dtype)
@@ -194,15 +194,16 @@ def _read_stored(
     ending = known_ending(path)
     if ending.startswith(".nii"):
         content = read_nifti(path, spacing)
-        native = _native_of_nifti(content.header, ending, spacing)
+        native = native_of_nifti(content.header, ending, spacing)
         return content.array, native, content.header.notes
     header, array = read_text_volume(path, spacing)
     return array, _native_of_text(header, ending, spacing), header.notes
 
 
-def _native_of_nifti(
+def native_of_nifti(
     header: NiftiHeader, ending: str, spacing: tuple[float, float, float] | None
 ) -> NativeGeometry:
+    """The geometry of a header. spacing: that the user gave for files without position."""
     return NativeGeometry(
         grid=header.grid,
         orientation=canonical_orientation(header.grid),
@@ -225,7 +226,8 @@ def _native_of_text(
     )
 
 
-def _spacing_xyz(assume_spacing: AssumedSpacing) -> tuple[float, float, float] | None:
+def spacing_in_mm(assume_spacing: AssumedSpacing) -> tuple[float, float, float] | None:
+    """One number or three as (x, y, z); raises UsageError where they are not positive."""
     if assume_spacing is None:
         return None
     edges = np.ravel(np.asarray(assume_spacing, dtype=np.float64)).tolist()

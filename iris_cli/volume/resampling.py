@@ -100,7 +100,7 @@ def resample_labels(array: npt.NDArray[Any], source: Grid, target: Grid) -> npt.
     returns: (Z', Y', X') of the same type on `target`.
     """
     _check_shape(array.shape, source)
-    if _is_same(source, target):
+    if is_same(source, target):
         return array.copy()
     out = np.empty(target.shape_zyx, dtype=array.dtype)
     for start, stop in _slabs(target.shape_zyx, CORNER_VOXELS):
@@ -109,14 +109,18 @@ def resample_labels(array: npt.NDArray[Any], source: Grid, target: Grid) -> npt.
 
 
 @dataclass(frozen=True)
-class _Axis:
-    """Where the output voxels of one axis lie in the source: fractional index, clamped."""
+class Axis:
+    """Where the output voxels of one axis lie in the source.
+
+    index: fractional source index of each, in voxels, clamped to the outermost centres. size:
+    voxels of the source along the axis. Interpolation takes `low` and `high` with `weight`.
+    """
 
     index: npt.NDArray[np.float64]
     size: int
 
     @classmethod
-    def build(cls, scale: float, shift: float, count: int, size: int, start: int = 0) -> _Axis:
+    def build(cls, scale: float, shift: float, count: int, size: int, start: int = 0) -> Axis:
         index = scale * np.arange(start, start + count) + shift
         # An index that is whole but for rounding must not take a sliver of its neighbour.
         whole = np.rint(index)
@@ -143,11 +147,11 @@ class _Axis:
             self.index, np.arange(self.size, dtype=np.float64)
         )
 
-    def of_box(self, box: tuple[int, int]) -> tuple[slice, _Axis]:
+    def of_box(self, box: tuple[int, int]) -> tuple[slice, Axis]:
         """Outputs that touch source indices box[0]..box[1] (inclusive), and their axis."""
         touched = np.flatnonzero((self.high >= box[0]) & (self.low <= box[1]))
         part = slice(int(touched[0]), int(touched[-1]) + 1) if len(touched) else slice(0, 0)
-        return part, _Axis(self.index[part], self.size)
+        return part, Axis(self.index[part], self.size)
 
 
 def _check_shape(shape: tuple[int, ...], source: Grid) -> None:
@@ -159,7 +163,8 @@ def _check_shape(shape: tuple[int, ...], source: Grid) -> None:
         )
 
 
-def _is_same(source: Grid, target: Grid) -> bool:
+def is_same(source: Grid, target: Grid) -> bool:
+    """Whether nothing need be resampled between two grids (CONTRACT, Grid: equal)."""
     return source is target or source.compare(target) is GridMatch.EQUAL
 
 
@@ -176,7 +181,7 @@ def _target_to_source(source: Grid, target: Grid) -> npt.NDArray[np.float64]:
     return matrix
 
 
-def _parallel_axes(source: Grid, target: Grid) -> tuple[_Axis, _Axis, _Axis] | None:
+def parallel_axes(source: Grid, target: Grid) -> tuple[Axis, Axis, Axis] | None:
     """The three axes (z, y, x) where both grids have the same ones, else None."""
     matrix = _target_to_source(source, target)
     scale, shift = np.diag(matrix)[:3], matrix[:3, 3]
@@ -184,7 +189,7 @@ def _parallel_axes(source: Grid, target: Grid) -> tuple[_Axis, _Axis, _Axis] | N
     if others.max() > PARALLEL_VOXELS:
         return None
     x, y, z = (
-        _Axis.build(scale[axis], shift[axis], target.shape_xyz[axis], source.shape_xyz[axis])
+        Axis.build(scale[axis], shift[axis], target.shape_xyz[axis], source.shape_xyz[axis])
         for axis in range(3)
     )
     return z, y, x
@@ -202,8 +207,8 @@ def _resampled(
 ) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
     """(z slices of `target`, float32 values) from source planes, in order."""
     sigmas = _sigmas_zyx(source, target) if smooth else (0.0, 0.0, 0.0)
-    axes = _parallel_axes(source, target)
-    if _is_same(source, target):
+    axes = parallel_axes(source, target)
+    if is_same(source, target):
         for start, stop in _slabs(target.shape_zyx, SLAB_VOXELS):
             yield slice(start, stop), np.array(planes(start, stop), dtype=np.float32)
     elif axes is not None:
@@ -239,7 +244,7 @@ def _turned_slabs(
     values = np.asarray(planes(0, source.shape_zyx[0]), dtype=np.float32)
     for dim, sigma in enumerate(sigmas):
         size = values.shape[dim]
-        values = _Taps.build(_Axis.build(1.0, 0.0, size, size), sigma).apply(values, dim)
+        values = _Taps.build(Axis.build(1.0, 0.0, size, size), sigma).apply(values, dim)
     for start, stop in _slabs(target.shape_zyx, CORNER_VOXELS):
         corners = _Corners.of_slab(source, target, start, stop)
         pairs = zip(corners.values(values), corners.weights(), strict=True)
@@ -261,7 +266,7 @@ class _Taps:
     weight: npt.NDArray[np.float32]
 
     @classmethod
-    def build(cls, axis: _Axis, sigma: float) -> _Taps:
+    def build(cls, axis: Axis, sigma: float) -> _Taps:
         reach = 0 if sigma < SMALLEST_SIGMA else math.ceil(KERNEL_SIGMAS * sigma)
         if reach == 0 and axis.is_identity:
             return cls(np.arange(axis.size)[:, None], np.ones((axis.size, 1), np.float32))
@@ -294,8 +299,11 @@ class _Taps:
         return out
 
 
-def _source_index(source: Grid, target: Grid, start: int, stop: int) -> npt.NDArray[np.float64]:
-    """(stop - start, Y, X, 3) fractional source index (x, y, z) of target voxels, clamped."""
+def source_index(source: Grid, target: Grid, start: int, stop: int) -> npt.NDArray[np.float64]:
+    """(stop - start, Y, X, 3) fractional source index (x, y, z) of target voxels, clamped.
+
+    start, stop: z range of `target`.
+    """
     matrix = _target_to_source(source, target)
     _, size_y, size_x = target.shape_zyx
     z = np.arange(start, stop)[:, None, None, None]
@@ -313,16 +321,16 @@ class _Corners:
     (z, Y, X) each.
     """
 
-    axes: tuple[_Axis, _Axis, _Axis]
+    axes: tuple[Axis, Axis, Axis]
     parallel: bool
 
     @classmethod
     def of_slab(cls, source: Grid, target: Grid, start: int, stop: int) -> _Corners:
-        axes = _parallel_axes(source, target)
+        axes = parallel_axes(source, target)
         if axes is not None:
-            return cls((_Axis(axes[0].index[start:stop], axes[0].size), *axes[1:]), True)
-        index = _source_index(source, target, start, stop)
-        z, y, x = (_Axis(index[..., 2 - dim], source.shape_zyx[dim]) for dim in range(3))
+            return cls((Axis(axes[0].index[start:stop], axes[0].size), *axes[1:]), True)
+        index = source_index(source, target, start, stop)
+        z, y, x = (Axis(index[..., 2 - dim], source.shape_zyx[dim]) for dim in range(3))
         return cls((z, y, x), False)
 
     def values(self, source: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:

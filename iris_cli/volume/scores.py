@@ -23,15 +23,18 @@ from iris_cli.volume.grid import Grid
 from iris_cli.volume.reading import smallest_label_type
 from iris_cli.volume.resampling import (
     BLOCK_VOXELS,
-    _Axis,
-    _is_same,
-    _parallel_axes,
-    _source_index,
+    Axis,
+    is_same,
+    parallel_axes,
+    source_index,
 )
 
 Box = tuple[slice, slice, slice]
 Sampler = Callable[[Tensor], tuple[Box, Tensor] | None]
 """From the scores of one class to the part of a slab where they may exceed 0, and them there."""
+
+WholeSampler = Callable[[Tensor], Tensor]
+"""From the scores of one class to them everywhere in a slab."""
 
 EVERYTHING: Box = (slice(None), slice(None), slice(None))
 
@@ -60,6 +63,7 @@ class ScoreSlab:
     source: slice
     shape: tuple[int, int, int]
     sampler: Sampler
+    everywhere: WholeSampler
 
     def winner(self, scores: Iterable[Tensor]) -> Winner:
         """The class with the largest score above 0 in every voxel; ties go to the earlier one.
@@ -149,20 +153,29 @@ def ranked_values(values: Sequence[int]) -> npt.NDArray[Any]:
 def _slab(source: Grid, target: Grid, axis: int, start: int, stop: int) -> ScoreSlab:
     shape = _with(target.shape_zyx, axis, stop - start)
     part = slice(start, stop)
-    if _is_same(source, target):
-        return ScoreSlab(axis, part, part, shape, lambda score: (EVERYTHING, score))
-    axes = _parallel_axes(source, target)
+    if is_same(source, target):
+        return ScoreSlab(
+            axis, part, part, shape, lambda score: (EVERYTHING, score), torch.Tensor.float
+        )
+    axes = parallel_axes(source, target)
     if axes is None:
         return _turned_slab(source, target, axis, part, shape)
     whole = axes[axis]
     first, last = int(whole.low[part].min()), int(whole.high[part].max())
     inside, order = list(axes), _least_work(axes)
-    inside[axis] = _Axis(whole.index[part] - first, last - first + 1)
+    inside[axis] = Axis(whole.index[part] - first, last - first + 1)
     rows = slice(first, last + 1)
-    return ScoreSlab(axis, part, rows, shape, lambda score: _sample_box(score, inside, order))
+    return ScoreSlab(
+        axis,
+        part,
+        rows,
+        shape,
+        lambda score: _sample_box(score, inside, order),
+        lambda score: _lerp(score.float(), inside, order),
+    )
 
 
-def _least_work(axes: Sequence[_Axis]) -> tuple[int, ...]:
+def _least_work(axes: Sequence[Axis]) -> tuple[int, ...]:
     """The order of the axes that costs least.
 
     Axes that shrink come first. Picking along x is slow (its planes are not contiguous), so it
@@ -175,7 +188,7 @@ def _least_work(axes: Sequence[_Axis]) -> tuple[int, ...]:
 
 
 def _sample_box(
-    score: Tensor, axes: Sequence[_Axis], order: Sequence[int]
+    score: Tensor, axes: Sequence[Axis], order: Sequence[int]
 ) -> tuple[Box, Tensor] | None:
     """Linear interpolation stays between its corners: no positive corner, no foreground."""
     box = _positive_box(score)
@@ -185,13 +198,16 @@ def _sample_box(
     inside = (in_z, in_y, in_x)
     if not all(len(axis.index) for axis in inside):
         return None
-    values = score.float()
+    return (z, y, x), _lerp(score.float(), inside, order)
+
+
+def _lerp(values: Tensor, axes: Sequence[Axis], order: Sequence[int]) -> Tensor:
     for dim in order:
-        values = _lerp_along(values, dim, inside[dim])
-    return (z, y, x), values
+        values = _lerp_along(values, dim, axes[dim])
+    return values
 
 
-def _lerp_along(values: Tensor, dim: int, axis: _Axis) -> Tensor:
+def _lerp_along(values: Tensor, dim: int, axis: Axis) -> Tensor:
     if axis.is_identity:
         return values
     low = torch.from_numpy(axis.low).to(values.device)
@@ -217,7 +233,7 @@ def _turned_slab(
 ) -> ScoreSlab:
     """A slab between grids whose axes are turned or sheared against each other."""
     start = _with((0, 0, 0), axis, part.start)
-    index = _source_index(source, target.crop(start, shape), 0, shape[0])[..., ::-1]
+    index = source_index(source, target.crop(start, shape), 0, shape[0])[..., ::-1]
     along = index[..., axis]
     first, last = int(np.floor(along.min())), int(np.ceil(along.max()))
     sizes = np.array(_with(source.shape_zyx, axis, last - first + 1))
@@ -231,7 +247,8 @@ def _turned_slab(
         )
         return EVERYTHING, sampled[0, 0]
 
-    return ScoreSlab(axis, part, slice(first, last + 1), shape, sample)
+    rows = slice(first, last + 1)
+    return ScoreSlab(axis, part, rows, shape, sample, lambda score: sample(score)[1])
 
 
 def _with(shape: Sequence[int], axis: int, size: int) -> tuple[int, int, int]:

@@ -71,8 +71,34 @@ def write_labels(
     if array.dtype.kind not in "iub":
         raise UsageError("labels must be integers", file=path, found=f"type {array.dtype}")
     integers = array.astype(np.uint8) if array.dtype.kind == "b" else array
-    dtype = smallest_label_type(int(integers.min()), int(integers.max()))
-    return _write(path, integers.astype(dtype, copy=False), native, class_names or {})
+    return _write(path, smallest_labels(integers), native, class_names or {})
+
+
+def smallest_labels(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Whole numbers as the smallest integer type that holds them."""
+    return array.astype(smallest_label_type(int(array.min()), int(array.max())), copy=False)
+
+
+def nibabel_image(
+    stored: npt.NDArray[Any], native: NativeGeometry, class_names: Mapping[int, str]
+) -> Any:
+    """A nibabel image of a stored label map (z, y, x), with the header that its file would have."""
+    import nibabel
+
+    header = _nifti_header(stored, native, class_names)
+    kinds = {nibabel.Nifti1Header: nibabel.Nifti1Image, nibabel.Nifti2Header: nibabel.Nifti2Image}
+    return kinds[type(header)](stored.T, header.get_best_affine(), header)
+
+
+def itk_image(
+    stored: npt.NDArray[Any], native: NativeGeometry, class_names: Mapping[int, str]
+) -> Any:
+    """A SimpleITK image of a stored label map (z, y, x); class names in a field of its own."""
+    image = _itk_image(stored, native)
+    names = _class_json(class_names) if class_names else ""
+    if 0 < len(names) < MAX_META_FIELD:
+        image.SetMetaData(CLASSES_KEY, names)
+    return image
 
 
 def write_image(
@@ -163,9 +189,7 @@ def _write_nifti(
     native: NativeGeometry,
     class_names: Mapping[int, str],
 ) -> None:
-    header = _nifti_header(stored, native)
-    if class_names:
-        header.extensions.append(_class_extension(class_names))
+    header = _nifti_header(stored, native, class_names)
     block = io.BytesIO()  # nibabel asks where it is while it pads extensions
     header.write_to(block)
     with temporary.open("wb") as file:
@@ -178,7 +202,9 @@ def _write_nifti(
             target.finish()
 
 
-def _nifti_header(stored: npt.NDArray[Any], native: NativeGeometry) -> Any:
+def _nifti_header(
+    stored: npt.NDArray[Any], native: NativeGeometry, class_names: Mapping[int, str]
+) -> Any:
     import nibabel
 
     fields = native.nifti_header
@@ -193,6 +219,8 @@ def _nifti_header(stored: npt.NDArray[Any], native: NativeGeometry) -> Any:
         _set_geometry(header, native.grid)
     else:
         _copy_geometry(header, fields)
+    if class_names:
+        header.extensions.append(_class_extension(class_names))
     return header
 
 
@@ -257,10 +285,7 @@ def _write_text_volume(
 ) -> None:
     import SimpleITK
 
-    image = _itk_image(stored, native)
-    names = _class_json(class_names) if class_names else ""
-    if 0 < len(names) < MAX_META_FIELD:
-        image.SetMetaData(CLASSES_KEY, names)
+    image = itk_image(stored, native, class_names)
     if native.length_unit != "mm":
         image.SetMetaData("ITK_VoxelUnits", native.length_unit)
     writer = SimpleITK.ImageFileWriter()

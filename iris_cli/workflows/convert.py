@@ -23,7 +23,7 @@ def list_converters() -> list[dict[str, Any]]:
     from dataset_conversion.registry import CONVERTERS
 
     rows = [_row(converter) for converter in CONVERTERS.values()]
-    pairs = "a folder of images and a folder of label maps, or pairs side by side"
+    pairs = "images and label maps (or one mask file per class) by name, or pairs side by side"
     return [*rows, {"name": "pairs", "title": pairs}]
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +23,10 @@ from iris_cli.errors import DataRefused, UsageError
 from iris_cli.model.card import ModelCard
 from iris_cli.model.model import load_model as load
 from iris_cli.network.iris_network import IrisNetwork
-from iris_cli.network.precision import autocast_type, compute_in
+from iris_cli.network.precision import Precision, autocast_type, choose_precision, compute_in
 from iris_cli.workflows.devices import choose_device
 
 Array: TypeAlias = npt.NDArray[Any]
-Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -131,22 +130,22 @@ def load_model(
     name_or_path: str | Path | None = None,
     *,
     device: str = "auto",
-    precision: Precision = "float32",
+    precision: Precision = "fp32",
 ) -> InContextModel:
     """Load a model for use from Python.
 
     name_or_path: None for the default, the name of a shipped or registered model, a model folder
-    or a `.safetensors` file. device: auto, cpu, cuda or cuda:N. precision: of the computation;
-    auto is bfloat16 where the device computes in it. Tokens and logits are float32 always.
-    raises UsageError for words and models that do not exist, EnvironmentProblem for a missing
-    device, DataRefused for a damaged model.
+    or a `.safetensors` file. device: auto, cpu, cuda or cuda:N. precision: of the computation:
+    auto, fp32, bf16 or fp16; auto is bf16 where the device computes in it. Tokens and logits are
+    float32 always.
+    raises UsageError for words and models that do not exist and for a precision that the device
+    would only emulate, EnvironmentProblem for a missing device, DataRefused for a damaged model.
     """
-    if precision not in ("auto", "float32", "bfloat16"):
-        raise UsageError("no such precision", found=precision, expected="auto, float32, bfloat16")
     place = torch.device(choose_device(device))
+    kind = autocast_type(choose_precision(precision, place), place)
     model = load(name_or_path, device=place)
     model.network.requires_grad_(False)
-    return InContextModel(model.network, model.card, place, autocast_type(precision, place))
+    return InContextModel(model.network, model.card, place, kind)
 
 
 def _finite(what: str, values: Tensor) -> Tensor:

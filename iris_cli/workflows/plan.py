@@ -105,7 +105,8 @@ def plan(
     """Check the sets, plan for them, and write `plans/<name>.json` (or `output`).
 
     sets: names below `<workspace>/raw` or folders; none means all of them that are neither held
-    out nor for validation alone. validation_sets: sets that only validation opens.
+    out nor for validation alone. validation_sets: sets that only validation opens; they are
+    checked like the others, and share no image with them.
     preset_name: by default the one that the recipe is meant for.
     overrides: `key=value`; `network.*`, `patch`, `s0` and `training.*` act before the spacings
     are chosen, everything else on the finished plan.
@@ -124,19 +125,24 @@ def plan(
     _check_apart(folders, held_out, "planned for and held out")
     _check_apart(folders, unseen, "planned for and an unseen set of validation")
     _check_apart(unseen, held_out, "an unseen set of validation and held out")
-    for folder in unseen:
-        read_unseen_set(folder)
+    unseen_sets = [read_unseen_set(folder) for folder in unseen]
     early, late = _split_overrides(overrides)
     followed = recipe(recipe_name)
+    if budget is None:  # a value that cannot be is said before any volume is read
+        override_record(_fitted((), preset_name, followed, seed, None).preset, early)
     checks = partial(
         check_datasets,
+        unseen=[raw.name for raw in unseen_sets],
         workers=workers,
         cache=workspace / PLANS / CHECKED,
         timeout_s=case_timeout_s,
         progress=progress,
         stop=stop,
     )
-    raw_sets = _checked(folders, checks, accepted, repair)
+    sets_read = [read_raw_dataset(folder, strict=False) for folder in folders]
+    reports = _checked([*sets_read, *unseen_sets], checks, accepted, repair)
+    # Of what only validation opens nothing is planned.
+    raw_sets = [RawSet(raw, report) for raw, report in zip(sets_read, reports, strict=False)]
     fitted = _fitted(raw_sets, preset_name, followed, seed, budget)
     chosen = override_record(fitted.preset, early)
     made = make_plan(
@@ -152,7 +158,6 @@ def plan(
     made = _follow(made, recipe_name, followed)
     made = made.model_copy(update={"reasons": {**made.reasons, **fitted.reasons}})
     made = apply_overrides(made, late)
-    reports = tuple(raw_set.report for raw_set in raw_sets)
     made = _note_accepted(_note(made, early), reports)
     write_plan(path, made)
     return PlanReport(
@@ -188,18 +193,17 @@ def _fitted(
 
 
 def _checked(
-    folders: Sequence[Path],
+    raws: Sequence[RawDataset],
     check: Callable[[Sequence[RawDataset]], tuple[IntegrityReport, ...]],
     accepted: frozenset[Code],
     repair: Path | None,
-) -> list[RawSet]:
-    """The sets with what was found in them; raises DataDefects where that refuses one."""
-    raws = [read_raw_dataset(folder, strict=False) for folder in folders]
-    reports = [report.accepting(accepted) for report in check(raws)]
+) -> tuple[IntegrityReport, ...]:
+    """What was found in the sets, in their order; raises DataDefects where that refuses one."""
+    reports = tuple(report.accepting(accepted) for report in check(raws))
     if repair is not None:
         write_repaired(raws, reports, repair)
     raise_if_refused(reports)
-    return [RawSet(raw, report) for raw, report in zip(raws, reports, strict=True)]
+    return reports
 
 
 def find_raw_sets(
@@ -339,9 +343,10 @@ def _note_accepted(made: Plan, reports: Sequence[IntegrityReport]) -> Plan:
     """What the user took on, code by code: the plan is where it is looked for later."""
     reasons = dict(made.reasons)
     for report in reports:
+        use = "sets" if report.set in made.sets else "validation_sets"
         for code in sorted({finding.code for finding in report.accepted}):
             where = [f.case or "the set" for f in report.accepted if f.code is code]
-            reasons[f"sets.{report.set}.accepted.{code}"] = (
+            reasons[f"{use}.{report.set}.accepted.{code}"] = (
                 f"accepted by hand (--accept): {len(where)} findings ({', '.join(where[:10])}"
                 + (", ...)" if len(where) > 10 else ")")
             )

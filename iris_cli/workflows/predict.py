@@ -23,28 +23,34 @@ from iris_cli.execution.failures import FAILURES, note_failures
 from iris_cli.execution.jobs import CaseJob, RunSummary, run_cases
 from iris_cli.execution.progress import Progress
 from iris_cli.execution.signals import StopRequest
-from iris_cli.inference.case import check_model, kept_classes
+from iris_cli.inference.case import kept_classes
+from iris_cli.inference.class_masks import check_mask_files
 from iris_cli.inference.job import (
     HIDDEN,
-    OUTPUT_ENDING,
     PredictPayload,
-    load_payload,
     predict_case,
+    predictor_of,
 )
 from iris_cli.inference.legend import write_legend
 from iris_cli.inference.memory import NO_LIMITS, Limits, Means, case_of
+from iris_cli.inference.outputs import PLAIN, Outputs
 from iris_cli.inference.sliding import Decoding
+from iris_cli.inference.statistics_file import write_statistics
 from iris_cli.inference.windows import window_starts
 from iris_cli.model.model import Model
-from iris_cli.model.registry import find_by_name
 from iris_cli.network.precision import choose_precision
+from iris_cli.task.combining import Grouping
 from iris_cli.task.encoding import RECIPES
-from iris_cli.task.task_file import Task, TaskClass, TaskHeader, read_task
+from iris_cli.task.task_file import Task, TaskClass, read_task
 from iris_cli.volume.reading import AssumedSpacing, is_volume, read_grid
+from iris_cli.workflows.combined import TaskOfCall, own_model, task_of_call
 from iris_cli.workflows.encode_task import ReferenceSource, encode_task
+from iris_cli.workflows.previews import predict_and_draw
 
 REFERENCES_TASK = "references.task.pt"
 REFERENCES_CHANNEL = 0
+NAMED_CASES = 3
+"""Named for every kind of flag at the end; all of them stand in the receipts."""
 READ_BYTES = 4
 """Of a voxel in memory, where nothing but its header was read: float32, or less."""
 
@@ -53,14 +59,17 @@ READ_BYTES = 4
 class PredictSettings:
     """How to predict.
 
-    model: name or folder, None for the task's own where it ships, else the default. classes: names
-    to keep, None for all. precision: auto, fp32, bf16 or fp16. skip_empty: leave out windows
+    model: name or folder, None for the task's own where it ships, else the default. grouping: of
+    the classes of several tasks. renumber: label values 1..n in the order of the tasks. classes:
+    names to keep, None for all. precision: auto, fp32, bf16 or fp16. skip_empty: leave out windows
     without anything bright in or around them. limits: of the memory of one case. workers: processes
     of one thread each, 0 works in this one. case_timeout_s: longest time of one case, with workers.
-    assume_spacing: mm, for files without position.
+    assume_spacing: mm, for files without position. outputs: what to write.
     """
 
     model: str | None = None
+    grouping: Grouping = Grouping.APART
+    renumber: bool = False
     classes: tuple[str, ...] | None = None
     device: str = "cpu"
     precision: str = "auto"
@@ -70,13 +79,15 @@ class PredictSettings:
     workers: int = 0
     case_timeout_s: float | None = None
     assume_spacing: AssumedSpacing = None
+    outputs: Outputs = PLAIN
 
 
 @dataclass(frozen=True)
 class PredictReport:
     """What became of every case; receipts are in the outcomes' results.
 
-    notes: what should be said about the choice of the inputs.
+    notes: what should be said about the choice of the inputs. parts: fingerprints of the tasks that
+    `task` was made of.
     """
 
     run: RunSummary
@@ -84,6 +95,7 @@ class PredictReport:
     task: Task
     classes: tuple[TaskClass, ...]
     notes: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -119,14 +131,35 @@ class PredictReport:
             if receipt["content"]["flags"]
         }
 
+    def quality(self) -> dict[str, dict[str, dict[str, str]]]:
+        """Case -> class -> what is unusual about it -> the numbers (`inference.quality`)."""
+        results = [(o.name, o.result.receipt) for o in self.run.outcomes if o.result is not None]
+        found = {name: receipt["content"].get("quality", {}) for name, receipt in results}
+        return {name: classes for name, classes in found.items() if classes}
+
+    def quality_summary(self) -> list[str]:
+        """A line for every kind of flag and class: in how many cases, and the first of them."""
+        cases: dict[tuple[str, str], list[str]] = {}
+        for case, classes in self.quality().items():
+            for name, flags in classes.items():
+                for kind in flags:
+                    cases.setdefault((kind, name), []).append(case)
+        return [
+            f"{name}: {kind} in {len(found)} of {len(self.run.outcomes)} cases "
+            f"({', '.join(found[:NAMED_CASES])}{', ...' if len(found) > NAMED_CASES else ''})"
+            for (kind, name), found in sorted(cases.items())
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """JSON values only."""
         return {
             "output": str(self.output),
             "task": self.task.fingerprint(),
+            "tasks": list(self.parts) or [self.task.fingerprint()],
             "classes": {entry.name: entry.value for entry in self.classes},
             "cases": self.case_rows(),
             "flags": self.flags(),
+            "quality": self.quality(),
             "notes": list(self.notes),
             "failed": {outcome.name: outcome.error for outcome in self.run.failed},
             "exit_code": self.exit_code,
@@ -183,7 +216,7 @@ def predict(
     inputs: Path | Sequence[Path],
     output: Path,
     *,
-    task: Path | None = None,
+    task: Path | Sequence[Path] | None = None,
     references: ReferenceSource | None = None,
     settings: PredictSettings | None = None,
     progress: Progress | None = None,
@@ -192,7 +225,8 @@ def predict(
     """Segment every volume of `inputs` into `output`.
 
     inputs: a folder, a volume, a text file that lists volumes, or several of these.
-    task: a task file; or references, which are encoded first, into OUT/.iris/references.task.pt.
+    task: one or more task files, worked over one encoding of each query; or references, which are
+    encoded first, into OUT/.iris/references.task.pt.
     A case that fails does not end the run: it is in the report, whose exit code is 3 then (4 where
     nothing could be done because of the data).
     raises UsageError where an output would replace its query or stand among the queries,
@@ -206,7 +240,7 @@ def predict(
     write_legend(output, {**prepared.legend, **legend})
     run = run_cases(
         [CaseJob(payload.case, payload) for payload in prepared.payloads],
-        predict_case,
+        predict_and_draw if settings.outputs.previews else predict_case,
         workers=settings.workers,
         timeout_s=settings.case_timeout_s,
         progress=progress,
@@ -215,16 +249,18 @@ def predict(
         stop=stop,
     )
     note_failures(output / HIDDEN / FAILURES, run)
+    write_statistics(output, output / HIDDEN)
     if not _other_label_maps(output, prepared.payloads):
         write_legend(output, legend)
-    return PredictReport(run, output, prepared.task, prepared.classes, prepared.notes)
+    parts = prepared.payloads[0].parts
+    return PredictReport(run, output, prepared.task, prepared.classes, prepared.notes, parts)
 
 
 def dry_run(
     inputs: Path | Sequence[Path],
     output: Path,
     *,
-    task: Path | None = None,
+    task: Path | Sequence[Path] | None = None,
     references: ReferenceSource | None = None,
     settings: PredictSettings | None = None,
 ) -> PredictEstimate:
@@ -260,15 +296,15 @@ class _Prepared:
 def _prepare(
     inputs: Path | Sequence[Path],
     output: Path,
-    task: Path | None,
+    task: Path | Sequence[Path] | None,
     references: ReferenceSource | None,
     settings: PredictSettings,
     hidden: Path,
 ) -> _Prepared:
-    if (task is None) == (references is None):
+    if (not task) == (references is None):
         raise UsageError(
             "predicting needs a task or references",
-            found="neither" if task is None else "both",
+            found="both" if task else "neither",
             fix="give -t TASK, or --refs REFS in its place",
         )
     if output.exists() and not output.is_dir():
@@ -277,7 +313,7 @@ def _prepare(
     if references is not None:
         # Looked for first, so that a refusal of the inputs comes before anything is written.
         for query in _find(inputs, REFERENCES_CHANNEL).queries:
-            _target(query, output)
+            _target(query, output, settings.outputs.ending)
         # No classes are picked here: the group stays whole, so that --classes means the same
         # with a task and with references.
         task = hidden / REFERENCES_TASK
@@ -292,19 +328,33 @@ def _prepare(
             reuse=True,
         )
     assert task is not None
-    header = read_task(task).header
-    name = settings.model or _own_model(header, task)
-    found = _find(inputs, header.channel)
-    payloads = tuple(_payload(query, output, task, name, settings) for query in found.queries)
-    model, loaded = load_payload(payloads[0])
-    check_model(model, header)
+    files = [task] if isinstance(task, Path) else list(task)
+    first = read_task(files[0]).header
+    name = settings.model or own_model(first, files[0])
+    found = _find(inputs, first.channel)
+    used = task_of_call(files, hidden, grouping=settings.grouping, renumber=settings.renumber)
+    payloads = tuple(_payload(query, output, used, name, settings) for query in found.queries)
+    loaded = predictor_of(payloads[0])
+    model, header = loaded.model, loaded.task.header
     # What the profile makes of it, so that receipts say what was computed in.
     precision = RECIPES[model.card.profile].precision(payloads[0].precision, settings.device)
     payloads = tuple(replace(payload, precision=precision) for payload in payloads)
     kept = kept_classes(header, settings.classes)
     classes = tuple(header.classes[index] for index in kept)
-    legend = _read_legend(output, classes)
-    return _Prepared(payloads, model, loaded, classes, found.notes, legend)
+    legend = check_outputs(output, classes, settings.outputs)
+    return _Prepared(payloads, model, loaded.task, classes, found.notes, legend)
+
+
+def check_outputs(output: Path, classes: Sequence[TaskClass], outputs: Outputs) -> dict[int, str]:
+    """What `labels.json` of OUT says so far, value -> name.
+
+    raises UsageError and DataRefused where these outputs of these classes cannot be written there.
+    """
+    names = [entry.name for entry in classes]
+    outputs.cleaning.check(names)
+    if outputs.multilabel:
+        check_mask_files(names)
+    return _read_legend(output, classes)
 
 
 def _refuse_input_folder(inputs: Path | Sequence[Path], output: Path) -> None:
@@ -350,19 +400,6 @@ def _other_label_maps(output: Path, payloads: Sequence[PredictPayload]) -> bool:
     )
 
 
-def _own_model(header: TaskHeader, task: Path) -> str:
-    """The shipped or registered model that a task was made with."""
-    if find_by_name(header.model.name) is not None:
-        return header.model.name
-    raise UsageError(
-        f"the task was encoded with model {header.model.name!r} {header.model.version}, "
-        "which neither ships with iris nor is registered",
-        file=task,
-        expected="that model, with --model",
-        fix="give its folder with --model, or encode the task again with one of `iris model list`",
-    )
-
-
 def _find(inputs: Path | Sequence[Path], channel: int) -> FoundQueries:
     paths = [inputs] if isinstance(inputs, Path) else list(inputs)
     if not paths:
@@ -383,13 +420,15 @@ def _find(inputs: Path | Sequence[Path], channel: int) -> FoundQueries:
 
 
 def _payload(
-    query: QueryVolume, output: Path, task: Path, model: str | None, settings: PredictSettings
+    query: QueryVolume, output: Path, task: TaskOfCall, model: str | None, settings: PredictSettings
 ) -> PredictPayload:
     return PredictPayload(
         case=query.name,
         query=query.path,
-        output=_target(query, output),
-        task=task,
+        output=_target(query, output, settings.outputs.ending),
+        task=task.path,
+        parts=task.parts,
+        joint=task.joint,
         model=model,
         classes=settings.classes,
         device=settings.device,
@@ -398,11 +437,12 @@ def _payload(
         window_batch=settings.window_batch,
         limits=settings.limits,
         assume_spacing=settings.assume_spacing,
+        outputs=settings.outputs,
     )
 
 
-def _target(query: QueryVolume, output: Path) -> Path:
-    target = output / f"{query.name}{OUTPUT_ENDING}"
+def _target(query: QueryVolume, output: Path, ending: str) -> Path:
+    target = output / f"{query.name}{ending}"
     if target.resolve() == query.path.resolve():
         raise UsageError(
             "the output would replace the volume itself",
@@ -441,7 +481,15 @@ def _estimate(payload: PredictPayload, prepared: _Prepared, seconds: float) -> C
     working = native.working(task.header.spacing_mm)
     windows = len(window_starts(working.shape_zyx, (model.card.patch,) * 3))
     stored = READ_BYTES * math.prod(native.shape_zyx)
-    case = case_of(model, task, native, stored, payload.device, payload.precision)
+    case = case_of(
+        model,
+        task,
+        native,
+        stored,
+        payload.device,
+        payload.precision,
+        write_voxel=payload.outputs.write_voxel,
+    )
     first = Means(window_batch=payload.window_batch)
     try:
         _, memory = case.fit(first, payload.limits.with_free_memory_of(payload.device))

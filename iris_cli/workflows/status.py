@@ -20,7 +20,8 @@ from iris_cli.errors import (
 from iris_cli.execution.claims import living
 from iris_cli.execution.failures import FAILURES, read_failures
 from iris_cli.execution.receipts import read_receipt
-from iris_cli.inference.job import HIDDEN, OUTPUT_ENDING
+from iris_cli.inference.job import HIDDEN
+from iris_cli.inference.outputs import OUTPUT_ENDINGS
 from iris_cli.planning.plan import read_plan
 from iris_cli.training.checkpoint import BEST, LATEST, PREVIOUS, read_step
 from iris_cli.training.claim import claim_file
@@ -164,7 +165,11 @@ def output_status(folder: Path) -> OutputStatus:
     """Where a folder of `iris predict` stands, by its receipts, notes and claims."""
     hidden = folder / HIDDEN
     receipts = {path.stem for path in hidden.glob("*.json") if read_receipt(path) is not None}
-    written = {case for case in receipts if (folder / f"{case}{OUTPUT_ENDING}").is_file()}
+    written = {
+        case
+        for case in receipts
+        if any((folder / f"{case}{ending}").is_file() for ending in OUTPUT_ENDINGS)
+    }
     failed = {
         case: error
         for case, error in read_failures(hidden / FAILURES).items()

@@ -18,6 +18,7 @@ _COMMANDS = (
     ("convert", "NAME"),
     ("model", "list"), ("model", "info"), ("model", "use"), ("model", "import"),
     ("model", "export"), ("model", "download"),
+    ("task", "merge"), ("task", "split"), ("task", "rename"),
 )  # fmt: skip
 
 

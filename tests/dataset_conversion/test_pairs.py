@@ -310,3 +310,101 @@ def test_overlapping_regions_are_renumbered_without_taking_the_value_of_a_class(
     assert (outputs["liver"], outputs["other"]) == (4, 3)
     assert outputs == {"liver": 4, "one": 1, "two": 2, "three": 5, "other": 3}
     assert done.notes[-1].endswith("one = 1, two = 2, three = 5")
+
+
+def box_mask(*corner_xyz: slice) -> np.ndarray:
+    mask = np.zeros(SHAPE_XYZ, np.uint8)
+    mask[corner_xyz] = 1
+    return mask
+
+
+# Of case "a" the lung lies in the body and the wire in both and beside them; "b" has no wire file.
+BODY = box_mask(slice(0, 5), slice(None), slice(None))
+LUNG = box_mask(slice(1, 3), slice(1, 4), slice(1, 3))
+WIRE = box_mask(slice(None), slice(2, 3), slice(1, 2))
+NO_LUNG = np.zeros(SHAPE_XYZ, np.uint8)
+CLASS_MASKS = {
+    "a_0012": {"body": BODY, "lung_left": LUNG, "wire": WIRE},
+    "b": {"body": BODY, "lung_left": NO_LUNG},
+}
+
+
+def mask_folders(folder: Path, separator: str, *, channel: str = "") -> tuple[Path, Path]:
+    """images/, and labels/ with one file per class: `<case>/<class>` or `<case>_<class>`."""
+    for case, masks in CLASS_MASKS.items():
+        write_volume(folder / f"images/{case}{channel}.nii.gz")
+        for name, mask in masks.items():
+            write_volume(folder / f"labels/{case}{separator}{name}.nii.gz", mask)
+    return folder / "images", folder / "labels"
+
+
+@pytest.mark.parametrize("separator", ["/", "_"])
+@pytest.mark.parametrize("channel", ["", "_0000"])
+def test_one_mask_file_per_class_becomes_regions_voxel_by_voxel(
+    tmp_path: Path, separator: str, channel: str
+) -> None:
+    done = convert_pairs(*mask_folders(tmp_path, separator, channel=channel), tmp_path / "set")
+    assert nnunet_complaints(done.folder) == []
+    raw = read_raw_dataset(done.folder)
+    assert raw.class_names == ("body", "lung_left", "wire")
+    assert {case.name: case.not_annotated for case in raw.cases} == {
+        "a_0012": frozenset(),
+        "b": frozenset({"wire"}),
+    }
+    values = values_of(done.folder)
+    for case, masks in CLASS_MASKS.items():
+        written = np.asarray(nibabel.load(done.folder / f"labelsTr/{case}.nii.gz").dataobj)
+        for name, mask in masks.items():
+            np.testing.assert_array_equal(np.isin(written, values[name]), mask > 0, err_msg=name)
+    said = " ".join(done.notes)
+    assert "3 classes of one mask file each" in said
+    assert "not annotated (1): b" in said
+    assert "classes overlap" in said
+
+
+def test_label_maps_whose_names_decide_what_a_case_is_are_no_masks(tmp_path: Path) -> None:
+    for case in ("x_0000", "y"):
+        write_volume(tmp_path / f"images/{case}.nii.gz")
+        write_volume(tmp_path / f"labels/{case}.nii.gz", label_array([1]))
+    folder = convert_pairs(tmp_path / "images", tmp_path / "labels", tmp_path / "set").folder
+    assert [case.name for case in read_raw_dataset(folder).cases] == ["x_0000", "y"]
+
+
+def test_masks_that_do_not_overlap_are_classes_of_one_value(tmp_path: Path) -> None:
+    write_volume(tmp_path / "images/a.nii.gz")
+    for name, value in (("liver", 1), ("spleen", 2)):
+        write_volume(tmp_path / f"labels/a/{name}.nii.gz", label_array([0] * value + [255]))
+    folder = convert_pairs(tmp_path / "images", tmp_path / "labels", tmp_path / "set").folder
+    assert values_of(folder) == {"liver": (1,), "spleen": (2,)}
+    assert "regions_class_order" not in json.loads((folder / "dataset.json").read_text())
+
+
+def test_a_case_whose_masks_do_not_fit_fails_alone(tmp_path: Path) -> None:
+    images, labels = mask_folders(tmp_path, "/")
+    write_volume(labels / "a_0012/wire.nii.gz", WIRE, origin=(5, 0, 0))
+    report = convert_with(images, labels, tmp_path / "set")
+    (failed,) = report.run.failed
+    assert (failed.name, report.exit_code) == ("a_0012", 3)
+    assert "not on one grid" in (failed.error or {})["problem"]
+    write_volume(labels / "a_0012/wire.nii.gz", WIRE)
+    again = convert_with(images, labels, tmp_path / "set")
+    assert [o.status for o in again.run.outcomes] == ["done", "done"]  # the values are others
+    once_more = convert_with(images, labels, tmp_path / "set")
+    assert [o.status for o in once_more.run.outcomes] == ["kept", "kept"]
+
+
+def test_masks_take_the_grid_of_an_image_that_differs_by_rounding(tmp_path: Path) -> None:
+    images, labels = mask_folders(tmp_path, "/")
+    write_volume(images / "b.nii.gz", origin=(0.05, 0, 0))
+    folder = convert_pairs(images, labels, tmp_path / "set").folder
+    assert nnunet_complaints(folder) == []
+
+
+def test_mask_files_need_images_and_bring_their_names(tmp_path: Path) -> None:
+    images, labels = mask_folders(tmp_path, "/")
+    with pytest.raises(UsageError, match="named by their classes"):
+        convert_pairs(images, labels, tmp_path / "set", names=["liver=1"])
+    (images / "b.nii.gz").unlink()
+    with pytest.raises(DataRefused, match="do not go together") as caught:
+        convert_pairs(images, labels, tmp_path / "set")
+    assert "without image: b" in str(caught.value.found)

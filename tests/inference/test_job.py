@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import gzip
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ import torch
 from iris_cli.errors import DataRefused, EnvironmentProblem
 from iris_cli.execution.jobs import CaseJob, run_cases
 from iris_cli.execution.receipts import read_receipt
-from iris_cli.inference import job
+from iris_cli.inference import job, predictor, products
 from iris_cli.inference.case import predict_volume
 from iris_cli.inference.job import PredictPayload, predict_case
 from iris_cli.inference.memory import Limits, Means, ladder
@@ -26,7 +28,7 @@ from iris_cli.network.iris_network import IrisNetwork
 from iris_cli.task.task_file import ModelRecord, write_task
 from iris_cli.volume.grid import GridMatch
 from iris_cli.volume.reading import read_class_names, read_image, read_labels
-from iris_cli.volume.writing import write_labels
+from iris_cli.volume.writing import write_image, write_labels
 from tests.inference.conftest import MakeTask, WriteQuery
 
 
@@ -168,7 +170,7 @@ def test_an_out_of_memory_of_the_device_goes_one_rung_down(
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return predict_volume(*arguments, how=how, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(job, "predict_volume", short_of_memory)
+    monkeypatch.setattr(predictor, "predict_volume", short_of_memory)
     payload.receipt.unlink()
     result = predict_case(dataclasses.replace(payload, window_batch=2))
     assert tried == [*ladder(Means(window_batch=2), cuda=False)]
@@ -183,7 +185,7 @@ def test_an_out_of_memory_of_the_device_goes_one_rung_down(
     def never(*arguments: object, **options: object) -> object:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(job, "predict_volume", never)
+    monkeypatch.setattr(predictor, "predict_volume", never)
     payload.receipt.unlink()
     with pytest.raises(EnvironmentProblem, match="not enough memory"):
         predict_case(payload)
@@ -265,7 +267,7 @@ def test_a_case_that_fails_under_another_task_leaves_no_label_map_of_the_old_one
     def broken(*arguments: object, **options: object) -> None:
         raise DataRefused("broken")
 
-    monkeypatch.setattr(job, "predict_volume", broken)
+    monkeypatch.setattr(predictor, "predict_volume", broken)
     with pytest.raises(DataRefused, match="broken"):
         predict_case(payload)
     assert not payload.output.exists()
@@ -303,3 +305,58 @@ def test_an_assumed_spacing_counts_only_where_the_query_has_none(payload: Predic
     other = predict_case(dataclasses.replace(payload, assume_spacing=1.5))
     assert other.status == "done"
     assert other.receipt["content"]["inputs"]["assumed_spacing_xyz"] == [1.5] * 3
+
+
+def _cut_query(payload: PredictPayload, _: pytest.MonkeyPatch) -> Path:
+    payload.query.write_bytes(payload.query.read_bytes()[:-20])
+    return payload.query
+
+
+def _no_numbers(payload: PredictPayload, _: pytest.MonkeyPatch) -> Path:
+    volume = read_image(payload.query)
+    nothing = np.full_like(volume.array, np.nan, dtype=np.float32)
+    write_image(payload.query, nothing, volume.native)
+    return payload.query
+
+
+def _no_task(payload: PredictPayload, _: pytest.MonkeyPatch) -> Path:
+    payload.task.write_bytes(b"nothing")
+    return payload.task
+
+
+def _no_network(payload: PredictPayload, monkeypatch: pytest.MonkeyPatch) -> Path:
+    def break_off(*_: object) -> None:
+        raise RuntimeError("a kernel that is not there")
+
+    monkeypatch.setattr(IrisNetwork, "encode_image", break_off)
+    return payload.query
+
+
+def _full_disk(payload: PredictPayload, monkeypatch: pytest.MonkeyPatch) -> Path:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(products, "write_labels", refuse)
+    return payload.output
+
+
+@pytest.mark.parametrize(
+    ("spoil", "stage"),
+    [
+        (_no_task, "loading task and model"),
+        (_cut_query, "reading the query"),
+        (_no_numbers, "normalising and resampling the query"),
+        (_no_network, "segmenting the query"),
+        (_full_disk, "writing the label map"),
+    ],
+)
+def test_what_fails_comes_with_case_file_and_stage(
+    payload: PredictPayload,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[PredictPayload, pytest.MonkeyPatch], Path],
+    stage: str,
+) -> None:
+    file = spoil(payload, monkeypatch)
+    (outcome,) = run_cases([CaseJob("q", payload)], predict_case).outcomes
+    error = outcome.error or {}
+    assert (outcome.name, error["stage"], error["file"]) == ("q", stage, str(file))

@@ -186,6 +186,13 @@ def test_no_window_is_left_out(mass_model: Model, task: Task, volume: Volume) ->
         predict_volume(mass_model, task, volume, how=How(skip_empty=True))
 
 
+def test_probabilities_on_the_native_grid_are_refused(
+    mass_model: Model, task: Task, volume: Volume
+) -> None:
+    with pytest.raises(UsageError, match="gives no logits"):
+        predict_volume(mass_model, task, volume, how=How(on_scores=lambda *_: None))
+
+
 def test_one_nan_in_the_body_leaves_an_empty_label_map_and_a_flag(
     mass_model: Model, task: Task, volume: Volume
 ) -> None:

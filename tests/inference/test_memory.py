@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from iris_cli.errors import EnvironmentProblem
-from iris_cli.inference import job
+from iris_cli.inference import predictor
 from iris_cli.inference.job import PredictPayload, predict_case
 from iris_cli.inference.memory import (
     SMALL_SLAB,
@@ -126,7 +126,7 @@ def test_limits_that_take_each_step_give_the_same_labels(
     expected = read_labels(payload.output).array
     assert len(np.unique(expected)) > 2
     payload.receipt.unlink()
-    monkeypatch.setattr(job, "case_of", lambda *_: CASE)
+    monkeypatch.setattr(predictor, "case_of", lambda *_, **__: CASE)
     needs = [CASE.predict(means).ram for means in ladder(FIRST, cuda=False)]
     tight = dataclasses.replace(payload, limits=Limits(ram=needs[steps]))
     again = predict_case(tight).receipt

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from iris_cli.errors import DataRefused
+from iris_cli.execution.jobs import CaseJob, run_cases
 from iris_cli.preparation import preprocess as room
 from iris_cli.preparation.preprocess import PreprocessPayload, preprocess_case
 from iris_cli.preparation.profiles import normalise
@@ -274,3 +276,44 @@ def test_a_guessed_modality_is_recorded(payload: PreprocessPayload) -> None:
     assert open_case(payload.folder, "a").stored.modality == "ct"
     assert open_case(payload.folder, "a@1").stored.modality == "other"
     assert open_case(payload.folder, "a").image().min() == -3.0
+
+
+def _cut_label(payload: PreprocessPayload) -> Path:
+    assert payload.label is not None
+    payload.label.write_bytes(payload.label.read_bytes()[:-20])
+    return payload.label
+
+
+def _foreign_value(payload: PreprocessPayload) -> Path:
+    assert payload.label is not None
+    write_labels(payload.label, np.full(SHAPE, 9, np.uint8), grid())
+    return payload.label
+
+
+def _no_numbers(payload: PreprocessPayload) -> Path:
+    write_image(payload.images[0], np.full(SHAPE, np.nan, np.float32), grid())
+    return payload.images[0]
+
+
+def _no_folder(payload: PreprocessPayload) -> Path:
+    payload.folder.write_text("a file")
+    return payload.folder
+
+
+@pytest.mark.parametrize(
+    ("spoil", "stage"),
+    [
+        (_cut_label, "reading the label map"),
+        (_foreign_value, "checking the label map"),
+        (_no_numbers, "normalising and resampling the image"),
+        (_no_folder, "writing to the store"),
+    ],
+)
+def test_what_fails_comes_with_case_file_and_stage(
+    payload: PreprocessPayload, spoil: Callable[[PreprocessPayload], Path], stage: str
+) -> None:
+    file = spoil(payload)
+    (outcome,) = run_cases([CaseJob("a", payload)], preprocess_case).outcomes
+    error = outcome.error or {}
+    assert (outcome.name, error["stage"]) == ("a", stage)
+    assert str(file) in error["file"]

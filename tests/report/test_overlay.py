@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 
-from iris_cli.report.overlay import Overlay, _slice, draw_overlay
+from iris_cli.report.overlay import Overlay, _centre, _slice, draw_overlay
 
 
 def _marked(z: int, y: int, x: int) -> np.ndarray:
@@ -45,3 +45,11 @@ def test_an_overlay_shows_prediction_and_truth(tmp_path: Path) -> None:
         return int((blue - red > 0.15).sum())
 
     assert coloured(pictures[0]) > 10 * coloured(pictures[1])
+
+
+def test_the_slices_go_through_the_median_of_the_foreground() -> None:
+    for seed in range(20):
+        labels = (np.random.default_rng(seed).random((5, 7, 6)) > 0.8).astype(np.uint8)
+        overlay = Overlay("a", labels, labels, None, (1.0, 1.0, 1.0), {1: "liver"})
+        medians = tuple(int(np.median(index)) for index in np.nonzero(labels))
+        assert _centre(overlay) == medians

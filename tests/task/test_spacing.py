@@ -83,3 +83,12 @@ def test_medians_over_references_and_smallest_class_decide() -> None:
     assert spacing_of_references(1.5, 96, sizes) == expected
     with pytest.raises(ValueError, match="no reference"):
         spacing_of_references(1.5, 96, sizes[3:])
+
+
+def test_measure_labels_tells_which_classes_are_cut() -> None:
+    labels = np.zeros((4, 5, 6), np.uint8)
+    labels[1:3, 1:4, 1:3] = 1
+    labels[2, 2, 5] = 2
+    classes = {"a": (1,), "b": (2,), "ab": (1, 2), "c": (3,)}
+    assert measure_labels(labels, (1.0, 1.0, 1.0), classes).cut == {"b", "ab"}
+    assert measure_labels(labels[2:3], (1.0, 1.0, 1.0), classes).cut == {"b", "ab"}

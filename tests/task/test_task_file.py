@@ -18,8 +18,10 @@ import pytest
 import torch
 
 from iris_cli.errors import DataRefused, UsageError
+from iris_cli.files.hashing import hash_array, hash_json
 from iris_cli.task.task_file import (
     ModelRecord,
+    ReferenceVolumes,
     Task,
     TaskClass,
     TaskHeader,
@@ -331,3 +333,21 @@ def test_two_thousand_flipped_bits_are_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_ten_thousand_mutated_headers_are_refused_or_harmless(tmp_path: Path) -> None:
     check_mutations(tmp_path, 10_000)
+
+
+def test_volumes_of_references_are_kept_and_older_files_have_none(tmp_path: Path) -> None:
+    volumes = {"b": ReferenceVolumes(volumes_ml=(3.5, 2.0), cut=1)}
+    task = make_task(reference_volumes=volumes)
+    assert task.header.version == "1.2"
+    assert read_task(write_task(tmp_path / "a.task.pt", task)).header.reference_volumes == volumes
+    older = make_task()
+    header = json.loads(older.header.model_dump_json()) | {"version": "1.1"}
+    del header["reference_volumes"]
+    path = tmp_path / "b.task.pt"
+    path.write_bytes(forge(older, json.dumps(header)))
+    read = read_task(path)
+    assert read.header.reference_volumes == {}
+    # What was predicted with it is still known as its: the fingerprint is as it was.
+    tokens = [hash_array(array) for array in older.tokens]
+    assert read.fingerprint() == hash_json([header, tokens])
+    assert task.fingerprint() != older.fingerprint()

@@ -16,6 +16,7 @@ from iris_cli.volume import resampling
 from iris_cli.volume.grid import Grid
 from iris_cli.volume.orientation import canonical_orientation
 from iris_cli.volume.resampling import (
+    iter_image_slabs,
     resample_image,
     resample_labels,
     resample_mask,
@@ -98,6 +99,32 @@ def test_images_agree_with_scipy(factor: float) -> None:
     expected = scipy_linear(expected, grid, target)
     np.testing.assert_allclose(resample_image(image, grid, target), expected, atol=2e-6)
     assert resample_image(image, grid, target).dtype == np.float32
+
+
+@pytest.mark.parametrize("spacing", [0.7, 1.5, 3.1])
+@pytest.mark.parametrize("native", [(0.8, 0.8, 1.5), (1.0, 1.0, 5.0), (3.0, 1.0, 1.0)])
+def test_slabs_of_any_size_are_equal_bit_for_bit_to_the_whole(
+    monkeypatch: pytest.MonkeyPatch, spacing: float, native: tuple[float, float, float]
+) -> None:
+    grid = Grid.from_spacing((21, 30, 23), native, (0, 0, 0))
+    target = grid.working(spacing)
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=grid.shape_zyx).astype(np.float32)
+    labels = np.repeat(rng.integers(0, 9, (7, 30, 23)), 3, axis=0).astype(np.uint16)
+    whole = resample_image(image, grid, target), resample_labels(labels, grid, target)
+    asked: list[int] = []
+
+    def planes(start: int, stop: int) -> np.ndarray[Any, Any]:
+        asked.append(stop - start)
+        return image[start:stop]
+
+    for voxels in (1, 2500):
+        monkeypatch.setattr(resampling, "SLAB_VOXELS", voxels)
+        monkeypatch.setattr(resampling, "CORNER_VOXELS", voxels)
+        slabs = np.concatenate([part for _, part in iter_image_slabs(planes, grid, target)])
+        np.testing.assert_array_equal(slabs.view(np.uint32), whole[0].view(np.uint32))
+        np.testing.assert_array_equal(resample_labels(labels, grid, target), whole[1])
+    assert max(asked) < grid.shape_zyx[0]
 
 
 def test_turned_grids_agree_with_scipy() -> None:

@@ -67,3 +67,17 @@ def test_the_winner_comes_with_its_score() -> None:
     assert winner.rank.flatten().tolist() == [0, 1, 0, 2]
     assert winner.score.flatten().tolist() == [0.0, 2.0, 0.0, 4.0]
     assert slab.winner([]).rank.sum() == 0
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("axis", [0, 2])
+def test_everywhere_in_a_slab_scores_are_what_the_winner_saw(
+    scores: torch.Tensor, axis: int, name: str
+) -> None:
+    target = TARGETS[name]
+    for slab in score_slabs(WORKING, target, axis=axis, voxels=200):
+        part = scores[0][along(axis, slab.source)]
+        everywhere = slab.everywhere(part)
+        assert tuple(everywhere.shape) == slab.shape
+        torch.testing.assert_close(slab.winner([part]).score, everywhere.clamp(min=0))
+        assert (everywhere < 0).any()

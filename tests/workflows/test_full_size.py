@@ -17,6 +17,9 @@ from tests.model.released_files import config_of, weights_of, write
 CONFIG = NetworkConfig.released()
 QUERY, REFERENCE, CLASSES = 128, 64, 3
 RANGE = 10.0
+# Two right fp32 forms differ by this much in the worst of 6 million logits: random weights enlarge
+# the rounding of the query's features (1e-5 of their range) thirty times on the way down.
+TOLERANCE = 1e-3
 LAST_LAYER = "out.classifier_pred.1.fc2"
 
 
@@ -49,9 +52,11 @@ def test_an_imported_random_network_gives_the_logits_of_the_definition(tmp_path:
         weights[f"{LAST_LAYER}.{name}"] *= scale
     path = write(tmp_path / "mass_base.pth", {"ema_model": weights, "config": config_of(CONFIG)})
     report = import_model(path, "random-full-size", registry=tmp_path / "registry")
-    model = load_model(report.folder, device="cpu", precision="float32")
+    model = load_model(report.folder, device="cpu", precision="fp32")
     logits = model.decode(query, model.encode(reference, masks))
     assert 0.7 * RANGE < expected.abs().max() < 1.5 * RANGE
-    assert (logits - expected).abs().max() < 2e-4
+    error = (logits - expected).abs()
+    assert error.max() < TOLERANCE
+    assert error.square().mean().sqrt() < TOLERANCE / 5
     assert ((logits >= 0) == (expected >= 0)).float().mean() > 0.9999
     assert (logits.argmax(0) == expected.argmax(0)).float().mean() > 0.9999

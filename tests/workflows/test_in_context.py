@@ -12,8 +12,9 @@ import torch
 
 from iris_cli.errors import DataRefused, EnvironmentProblem, UsageError
 from iris_cli.model.model import ModelCard, save_model
+from iris_cli.network.precision import has_bfloat16
 from iris_cli.workflows import InContextModel, load_model
-from tests.network.vectors import Vectors, stored
+from tests.network.vectors import Vectors, full_width, stored
 
 
 @pytest.fixture(scope="module")
@@ -22,21 +23,43 @@ def vectors() -> Vectors:
 
 
 @pytest.fixture(scope="module")
-def model(vectors: Vectors, tmp_path_factory: pytest.TempPathFactory) -> InContextModel:
-    card = ModelCard.of(vectors.network, name="small", s0=1.5, patch=128, profile="mass-1")
-    folder = tmp_path_factory.mktemp("m") / "small"
-    return load_model(save_model(folder, vectors.network, card, half=False), device="cpu")
+def folder(vectors: Vectors, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(vectors, tmp_path_factory.mktemp("m"))
 
 
-def test_tokens_and_logits_are_the_published_ones(model: InContextModel, vectors: Vectors) -> None:
+@pytest.fixture(scope="module")
+def model(folder: Path) -> InContextModel:
+    return load_model(folder, device="cpu")
+
+
+def saved(vectors: Vectors, folder: Path) -> Path:
+    """The network of these vectors as a model folder."""
+    card = ModelCard.of(vectors.network, name="vectors", s0=1.5, patch=128, profile="mass-1")
+    return save_model(folder / "vectors", vectors.network, card, half=False)
+
+
+@pytest.mark.parametrize(
+    "name", ["tiny", "small", pytest.param("full_width", marks=pytest.mark.slow)]
+)
+def test_tokens_and_logits_are_the_published_ones(name: str, tmp_path: Path) -> None:
+    """From the files of weights to arrays, through nothing but what users call."""
+    vectors = full_width()[0] if name == "full_width" else stored(name)
+    model = load_model(saved(vectors, tmp_path), device="cpu", precision="fp32")
     io = {name: array.numpy() for name, array in vectors.io.items()}
-    tokens = model.encode(io["ref_image"][0, 0], io["ref_mask"][0])
-    for stage, found in enumerate(tokens):
-        assert isinstance(found, np.ndarray)
-        vectors.check(f"tokens_stage{stage}", torch.from_numpy(found)[None])
-    logits = model.decode(io["query_image"][0, 0], tokens)
+    image, masks, query = io["ref_image"][0, 0], io["ref_mask"][0], io["query_image"][0, 0]
+    everything, nothing = np.ones_like(masks[:1]), np.zeros_like(masks[:1])
+    for kind, given in (("", masks), ("allones_", everything), ("empty_", nothing)):
+        if f"tokens_{kind}stage0" in io:
+            for stage, found in enumerate(model.encode(image, given)):
+                vectors.check(f"tokens_{kind}stage{stage}", torch.from_numpy(found)[None])
+    tokens = model.encode(image, masks)
+    assert all(isinstance(stage, np.ndarray) for stage in tokens)
+    logits = model.decode(query, tokens)
     assert isinstance(logits, np.ndarray)
     vectors.check("logits", torch.from_numpy(logits)[None])
+    if "logits_single_class" in io:
+        alone = [model.decode(query, [t[k : k + 1] for t in tokens]) for k in range(len(masks))]
+        vectors.check("logits_single_class", torch.from_numpy(np.concatenate(alone))[None])
 
 
 def test_torch_comes_back_as_torch_and_can_be_changed(
@@ -62,6 +85,7 @@ def test_classes_come_out_in_the_order_they_go_in(model: InContextModel, vectors
 def test_bfloat16_is_close_and_comes_back_as_float32(
     model: InContextModel, vectors: Vectors
 ) -> None:
+    # Not through `load_model`, which refuses it where the device would only emulate it.
     rough = InContextModel(model.network, model.card, model.device, torch.bfloat16)
     image, masks = vectors.io["ref_image"][0, 0], vectors.io["ref_mask"][0].bool()
     tokens = rough.encode(image, masks)
@@ -95,9 +119,22 @@ def test_what_does_not_go_together_is_refused(model: InContextModel, vectors: Ve
     assert str(image.numel()) in str(caught.value.found)
 
 
+def test_precisions_have_the_words_of_the_command_line(folder: Path) -> None:
+    assert load_model(folder, device="cpu").precision is None
+    assert load_model(folder, device="cpu", precision="fp32").precision is None
+    half = torch.bfloat16 if has_bfloat16(torch.device("cpu")) else None
+    assert load_model(folder, device="cpu", precision="auto").precision is half
+    if half is not None:
+        assert load_model(folder, device="cpu", precision="bf16").precision is half
+
+
 def test_devices_and_precisions_are_checked() -> None:
-    with pytest.raises(UsageError, match="precision"):
-        load_model(device="cpu", precision="float16")  # type: ignore[arg-type]
+    for word in ("float32", "bfloat16", "half"):
+        with pytest.raises(UsageError, match="no such precision") as caught:
+            load_model(device="cpu", precision=word)  # type: ignore[arg-type]
+        assert caught.value.expected == "auto, fp32, bf16, fp16"
+    with pytest.raises(UsageError, match="does not compute in fp16"):
+        load_model(device="cpu", precision="fp16")
     with pytest.raises(EnvironmentProblem, match="not there"):
         load_model(device="cuda:99")
 

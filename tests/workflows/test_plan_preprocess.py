@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from iris_cli.dataset.raw import read_raw_dataset
-from iris_cli.errors import DataRefused, UsageError
+from iris_cli.errors import DataRefused, EnvironmentProblem, UsageError
 from iris_cli.planning.plan import read_plan
 from iris_cli.preparation.store import list_cases, open_case
 from iris_cli.volume.writing import write_labels
@@ -75,12 +75,28 @@ def test_a_rerun_keeps_all_and_one_lost_receipt_costs_one_case(workspace: Path) 
     assert (rows["boxes"]["done"], rows["boxes"]["kept"]) == ("0", "5")
 
 
-def test_workers_give_the_same_content(workspace: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow), 2])
+def test_any_number_of_workers_and_any_order_give_the_same_content(
+    workspace: Path, tmp_path: Path, workers: int
+) -> None:
     report = planned(workspace)
     preprocess(report.path, workspace=workspace)
     other = make_workspace(tmp_path / "other")
-    preprocess(report.plan, workspace=other, workers=1)
+    preprocess(report.plan, workspace=other, workers=workers, sets=["free", "boxes"])
     assert contents(other) == contents(workspace)
+
+
+def test_fewer_workers_work_where_all_of_them_would_not_fit(workspace: Path) -> None:
+    report = planned(workspace)
+    plenty = preprocess(report.plan, workspace=workspace, workers=2).memory
+    assert (plenty.workers, plenty.note) == (2, "")
+    tight = preprocess(
+        report.plan, workspace=workspace, workers=2, max_ram=plenty.needed_bytes - 1
+    )
+    assert tight.memory.workers == 1
+    assert tight.to_json()["notes"] == [tight.memory.note]
+    with pytest.raises(EnvironmentProblem, match="more memory than there is"):
+        preprocess(report.plan, workspace=workspace, max_ram=1000)
 
 
 def test_unlabelled_cases_keep_their_label_maps_closed(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def test_a_folder_becomes_label_maps_with_receipts_and_legend(
         "labels.ctbl",
         "labels.json",
         "labels.txt",
+        "statistics.csv",
     ]
     assert json.loads((out / "labels.json").read_text()) == {"background": 0, "left": 1, "right": 2}
     assert sorted(path.name for path in (out / ".iris").iterdir()) == ["a.json", "b.json", "c.json"]
@@ -228,12 +229,12 @@ def test_a_full_disk_is_exit_code_five(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from iris_cli.inference import job
+    from iris_cli.inference import products
 
     def full(*arguments: object, **options: object) -> None:
         raise EnvironmentProblem("the disk is full")
 
-    monkeypatch.setattr(job, "write_labels", full)
+    monkeypatch.setattr(products, "write_labels", full)
     report = predict(queries, tmp_path / "out", task=task, settings=settings)
     assert report.exit_code == 5
     assert list((tmp_path / "out").glob("*.nii.gz")) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from iris_cli.inference.streaming import WindowCounts
 from iris_cli.model.model import Model, ModelCard
 from iris_cli.network.iris_network import IrisNetwork
 from iris_cli.planning.plan import Plan, read_plan
+from iris_cli.preparation.codes import Code
+from iris_cli.preparation.findings import DataDefects
 from iris_cli.volume.reading import read_labels
 from iris_cli.workflows import validation as module
 from iris_cli.workflows.plan import plan as make_plan
@@ -68,6 +71,36 @@ def test_a_plan_over_all_sets_plans_nothing_for_unseen_ones(plan: Plan) -> None:
 def test_a_set_is_not_trained_on_and_unseen(workspace: Path) -> None:
     with pytest.raises(UsageError, match="both planned for and an unseen set"):
         make_plan(["seen"], workspace=workspace, preset_name="tiny", validation_sets=["seen"])
+
+
+def test_a_training_image_in_an_unseen_set_is_found(tmp_path: Path) -> None:
+    seen = phantoms(tmp_path / "raw" / "seen", (1, 2))
+    unseen = phantoms(tmp_path / "raw" / "unseen", (6, 7))
+    for source, copy in (
+        ("imagesTr/torso_002_0000", "imagesTr/torso_007_0000"),
+        ("labelsTr/torso_002", "labelsTr/torso_007"),
+    ):
+        shutil.copy(seen / f"{source}.nii.gz", unseen / f"{copy}.nii.gz")
+    planned = partial(make_plan, workspace=tmp_path, preset_name="tiny", validation_sets=["unseen"])
+    with pytest.raises(DataDefects, match="one of which only validation opens") as caught:
+        planned()
+    (finding,) = [f for report in caught.value.reports for f in report.errors]
+    assert (finding.set, finding.case, finding.code) == (
+        "seen", "torso_002", Code.IMAGE_ACROSS_ROLES,
+    )  # fmt: skip
+    assert finding.found == "seen/torso_002 (train), unseen/torso_007 (train)"
+    report = planned(accept=["image-across-roles"])
+    assert [one.set for one in report.integrity] == ["seen", "unseen"]
+    assert "sets.seen.accepted.image-across-roles" in report.plan.reasons
+
+
+def test_an_unseen_set_is_checked_like_the_others(tmp_path: Path) -> None:
+    phantoms(tmp_path / "raw" / "seen", (1, 2))
+    unseen = phantoms(tmp_path / "raw" / "unseen", (6, 7))
+    image = unseen / "imagesTr" / "torso_006_0000.nii.gz"
+    image.write_bytes(image.read_bytes()[:-20])
+    with pytest.raises(DataDefects, match=r"unseen/torso_006.*\[unreadable\]"):
+        make_plan(workspace=tmp_path, preset_name="tiny", validation_sets=["unseen"])
 
 
 def test_an_unseen_set_keeps_to_its_own_lists(plan: Plan, workspace: Path) -> None:

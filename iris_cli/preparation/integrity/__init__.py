@@ -15,7 +15,7 @@ What each code means and does stands in `preparation.codes`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from iris_cli.dataset.raw import RawDataset
@@ -35,6 +35,7 @@ __all__ = ["check_case", "check_dataset", "check_datasets"]
 def check_datasets(
     sets: Sequence[RawDataset],
     *,
+    unseen: Collection[str] = (),
     workers: int = 0,
     cache: Path | None = None,
     timeout_s: float | None = None,
@@ -44,6 +45,7 @@ def check_datasets(
     """Check raw data sets and measure their cases, all in one pass.
 
     sets: read with `strict=False`, so that what is wrong with their files is in the reports too.
+    unseen: names of those that only validation opens, which share no image with the others.
     cache: folder in which what was found of a case is kept. timeout_s: per case, with workers.
     returns: a report per set with errors and warnings in a fixed order; nothing is raised for bad
     data. raises Stopped on a signal.
@@ -60,7 +62,7 @@ def check_datasets(
     )
     outcomes = iter(run.outcomes)
     checked = [[_checked(raw, next(outcomes), case.name) for case in raw.cases] for raw in sets]
-    between = across_sets(sets, checked)
+    between = across_sets(sets, checked, unseen)
     return tuple(
         _report(raw, cases, between.get(raw.name, ()))
         for raw, cases in zip(sets, checked, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from iris_cli.dataset.raw import RawDataset
 from iris_cli.preparation.codes import Code
@@ -26,9 +26,15 @@ def across_cases(raw: RawDataset, checked: Sequence[CheckedCase]) -> Iterator[Fi
 
 
 def across_sets(
-    sets: Sequence[RawDataset], checked: Sequence[Sequence[CheckedCase]]
+    sets: Sequence[RawDataset],
+    checked: Sequence[Sequence[CheckedCase]],
+    unseen: Collection[str] = (),
 ) -> Mapping[str, list[Finding]]:
-    """Set -> findings about images that are in another set too."""
+    """Set -> findings about images that are in another set too.
+
+    unseen: sets that only validation opens: none of their images may be in another set, whatever
+    its role there.
+    """
     places: dict[str, list[tuple[RawDataset, CaseFacts]]] = defaultdict(list)
     for raw, cases in zip(sets, checked, strict=True):
         for case in cases:
@@ -39,13 +45,19 @@ def across_sets(
         if len({raw.name for raw, _ in copies}) < 2:
             continue
         first, fact = copies[0]
-        is_leak = _is_leak([copy for _, copy in copies])
+        across, fix = "", None
+        if len({raw.name in unseen for raw, _ in copies}) > 1:
+            across = ", one of which only validation opens"
+            fix = "remove the copies from one of the sets"
+        elif _is_leak([copy for _, copy in copies]):
+            across = ", in different roles"
         findings[first.name].append(
             Place(first.name, fact.case).finding(
-                Code.IMAGE_ACROSS_ROLES if is_leak else Code.IMAGE_TWICE,
-                "the same image in several sets" + (", in different roles" if is_leak else ""),
+                Code.IMAGE_ACROSS_ROLES if across else Code.IMAGE_TWICE,
+                f"the same image in several sets{across}",
                 file=first.case(fact.case).images[0],
                 found=", ".join(f"{raw.name}/{copy.case} ({copy.role})" for raw, copy in copies),
+                fix=fix,
             )
         )
     return findings

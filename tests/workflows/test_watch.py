@@ -1,0 +1,166 @@
+"""Volumes that arrive in a folder: taken once, whole, and again only when they change."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from iris_cli.errors import EnvironmentProblem, IrisError, Stopped, UsageError
+from iris_cli.execution.signals import StopRequest
+from iris_cli.task.combining import rename
+from iris_cli.task.task_file import read_task, write_task
+from iris_cli.volume.writing import write_image
+from iris_cli.workflows.encode_task import ReferenceSource, encode_task
+from iris_cli.workflows.predict import PredictReport, PredictSettings
+from iris_cli.workflows.watch import Arrivals, Watched, watch
+from tests.workflows.conftest import GRID, scene
+
+QUIET = 0.05
+
+
+def test_a_file_is_taken_once_when_it_has_kept_still(tmp_path: Path) -> None:
+    arrivals = Arrivals(tmp_path, 5.0)
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(b"one")
+    (tmp_path / ".b.nii.gz.part").write_bytes(b"one")
+    (tmp_path / "notes.txt").write_text("no volume")
+    assert arrivals.take(100.0) == []
+    assert arrivals.take(104.0) == []
+    path.write_bytes(b"longer")
+    assert arrivals.take(106.0) == []
+    assert arrivals.take(110.0) == []
+    assert arrivals.take(111.0) == [path]
+    assert arrivals.take(120.0) == []
+    os.utime(path, ns=(1, 1))
+    assert arrivals.take(121.0) == []
+    assert arrivals.take(127.0) == [path]
+
+
+def test_an_empty_file_is_not_whole_and_a_second_file_of_the_case_counts(tmp_path: Path) -> None:
+    arrivals = Arrivals(tmp_path, 5.0)
+    (tmp_path / "a.nii.gz").touch()
+    header, voxels = tmp_path / "m.mhd", tmp_path / "m.zraw"
+    header.write_text("ObjectType = Image")
+    voxels.write_bytes(b"1")
+    arrivals.take(0.0)
+    voxels.write_bytes(b"12")
+    assert arrivals.take(6.0) == []
+    assert arrivals.take(12.0) == [header]
+
+
+def test_a_folder_that_goes_ends_the_watch(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentProblem, match="has gone"):
+        Arrivals(tmp_path / "missing", 5.0).take(0.0)
+
+
+class Watching:
+    """What a watch said, and files that come while it runs."""
+
+    def __init__(self, stop: StopRequest) -> None:
+        self.stop, self.statuses, self.refused = stop, [], []
+        self.coming: list[list[Path]] = []
+        self.folder = Path()
+
+    def report(self, report: PredictReport) -> None:
+        self.statuses += [(one.name, one.status) for one in report.run.outcomes]
+        self._next()
+
+    def refuse(self, path: Path, error: IrisError) -> None:
+        self.refused.append((path.name, error.problem))
+        self._next()
+
+    def _next(self) -> None:
+        if not self.coming:
+            self.stop.request("SIGTERM")
+            return
+        for path in self.coming.pop(0):
+            shutil.copy(path, self.folder / path.name)
+
+
+def run(
+    watching: Watching, folder: Path, out: Path, task: Path, settings: PredictSettings
+) -> Watching:
+    watching.folder = folder
+    watched = Watched(folder, QUIET, watching.report, watching.refuse)
+    with pytest.raises(Stopped):
+        watch(watched, out, tasks=[task], settings=settings, stop=watching.stop)
+    return watching
+
+
+@pytest.fixture
+def task(references: Path, model_folder: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "boxes.task.pt"
+    encode_task(ReferenceSource(references), path, model=model_folder)
+    return path
+
+
+@pytest.fixture
+def settings(model_folder: Path) -> PredictSettings:
+    return PredictSettings(model=str(model_folder))
+
+
+def test_files_are_segmented_as_they_come_and_a_new_watch_keeps_them(
+    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(queries, source)
+    (queries / "b.nii.gz").unlink()
+    (queries / "c.nii.gz").write_bytes(b"not a volume")
+    watching = Watching(StopRequest())
+    watching.coming = [[source / "b.nii.gz"], [source / "c.nii.gz"]]
+    run(watching, queries, tmp_path / "out", task, settings)
+    assert watching.statuses == [
+        ("a", "done"),
+        ("c", "failed"),
+        ("b", "done"),
+        ("c", "done"),
+    ]
+    assert {p.name for p in (tmp_path / "out").glob("*.nii.gz")} == {
+        "a.nii.gz",
+        "b.nii.gz",
+        "c.nii.gz",
+    }
+    again = run(Watching(StopRequest()), queries, tmp_path / "out", task, settings)
+    assert again.statuses == [(name, "kept") for name in "abc"]
+
+
+def test_two_files_of_one_output_are_refused_and_the_watch_goes_on(
+    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    other = write_image(tmp_path / "a.mha", scene(9)[0].astype(np.float32), GRID)
+    late = write_image(tmp_path / "z.mha", scene(9)[0].astype(np.float32), GRID)
+    watching = Watching(StopRequest())
+    watching.coming = [[other], [late]]
+    run(watching, queries, tmp_path / "out", task, settings)
+    assert watching.refused == [("a.mha", "another volume of this name was there before")]
+    assert watching.statuses[-1] == ("z", "done")
+
+
+def test_what_no_file_can_change_is_said_at_once(
+    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    def start(folder: Path, out: Path, tasks: list[Path], settings: PredictSettings) -> None:
+        watching = Watching(StopRequest())
+        watched = Watched(folder, QUIET, watching.report, watching.refuse)
+        watch(watched, out, tasks=tasks, settings=settings, stop=watching.stop)
+
+    out = tmp_path / "out"
+    with pytest.raises(UsageError, match="no such folder"):
+        start(tmp_path / "missing", out, [task], settings)
+    with pytest.raises(UsageError, match="watched one"):
+        start(queries, queries, [task], settings)
+    with pytest.raises(UsageError, match="needs tasks"):
+        start(queries, out, [], settings)
+    with pytest.raises(UsageError, match="neither ships"):
+        start(queries, out, [task], PredictSettings())
+    twin = write_task(tmp_path / "twin.task.pt", rename(read_task(task), {"left": "l"}))
+    with pytest.raises(IrisError, match="both have"):
+        start(queries, out, [task, twin], settings)
+    out.mkdir()
+    (out / "labels.json").write_text('{"background": 0, "other": 1}')
+    with pytest.raises(IrisError, match="label maps of another task"):
+        start(queries, out, [task], settings)
