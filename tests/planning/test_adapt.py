@@ -11,7 +11,7 @@ from iris_cli.planning.fingerprint import ClassFingerprint, SetFingerprint, Trip
 from iris_cli.planning.step_shape import StepShape
 from iris_cli.training.settings import TaskSettings, TrainingSettings
 
-SCHEDULE = TrainingSettings(steps=1000, batch=2, task=TaskSettings(classes_max=2, references_max=1))
+SCHEDULE = TrainingSettings(steps=1000, batch=1, task=TaskSettings(classes_max=2, references_max=1))
 
 
 def found(
@@ -81,7 +81,6 @@ def test_memory_decides_how_far_down_the_ladder_it_goes() -> None:
     least = large.preset
     lean = StepShape(
         network=least.network, patch=64, episodes=1, references=1, classes=2, recompute=True,
-        gradients=True,
     )  # fmt: skip
     limit = estimate_step(lean).total_bytes
     exact = adapt(SCHEDULE, {"b": BODY}, Budget("cpu", limit))
@@ -105,7 +104,7 @@ def test_hours_shorten_the_schedule_or_choose_a_smaller_step(
     from iris_cli.planning import step_time
 
     monkeypatch.setattr(step_time, "operations_per_second", lambda device: 1e9)
-    step = StepShape(network=room.PRESETS["tiny"].network, patch=64, episodes=2, references=1,
+    step = StepShape(network=room.PRESETS["tiny"].network, patch=64, episodes=1, references=1,
                      classes=2)  # fmt: skip
     hours = step_time.seconds_per_step(step, 1) / 3600
     assert (
