@@ -37,7 +37,7 @@ from iris_cli.workflows.plan import plan
 from iris_cli.workflows.preprocess import preprocess
 
 TARGET = 2.0
-PATCHES = {64: 48, 128: 8}
+PATCHES = {64: 120, 128: 32}
 SPACING_MM = 1.5
 HEAD = ("patch", "nnU-Net /s", "iris /s", "on the device", "ratio", "target")
 

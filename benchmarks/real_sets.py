@@ -188,6 +188,13 @@ def _mean(values: Sequence[float | None]) -> float:
     return float(np.mean(known)) if known else float("nan")
 
 
+def _classes_shown(raw: RawDataset, references: Sequence[str]) -> list[str]:
+    """The classes that have a voxel in some reference; nothing can be said about the others."""
+    maps = [read_labels(_label(raw.case(name))).array for name in references]
+    values = set().union(*(np.unique(labels).tolist() for labels in maps))
+    return [found.name for found in raw.classes if values & set(found.values)]
+
+
 def _iris(
     protocol: Protocol,
     raw: RawDataset,
@@ -200,6 +207,7 @@ def _iris(
         ReferenceSource(raw.folder, cases=tuple(references)),
         folder / "set.task.pt",
         model=arguments.model,
+        classes=_classes_shown(raw, references),
     )
     predicted = predict(
         [raw.case(name).images[0] for name in queries],

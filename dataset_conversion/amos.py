@@ -12,10 +12,10 @@ import functools
 from pathlib import Path
 
 from dataset_conversion.facts import LabelGrid, PaperRole, SetFacts
-from dataset_conversion.laterality import lateral_pairs
 from dataset_conversion.raw_set import Split
 from dataset_conversion.scan import FoundCase, PublicSet, Scan, paired_cases
 from dataset_conversion.source_tree import SourceTree
+from iris_cli.dataset.sides import suggest_mirror_pairs
 
 LABELS: dict[str, int | list[int]] = {
     "spleen": 1,
@@ -65,7 +65,7 @@ def _facts(modality: str, labelled: int, unlabelled: int) -> SetFacts:
             "prostate or uterus is one class",
             *(("bladder and prostate are not contoured in MR: no classes here",) if is_mr else ()),
         ),
-        mirror_pairs=lateral_pairs(labels),
+        mirror_pairs=suggest_mirror_pairs(labels),
         right_of=(("liver", "spleen"),),
         label_grid=LabelGrid.COPY,
         drop_values=dropped,

@@ -11,10 +11,10 @@ import dataclasses
 import numpy as np
 
 from dataset_conversion.facts import AuthorSplit, LabelGrid, PaperRole, SetFacts
-from dataset_conversion.laterality import lateral_pairs
 from dataset_conversion.recipes import with_stored_affine
 from dataset_conversion.scan import FoundCase, PublicSet, Scan, paired_cases
 from dataset_conversion.source_tree import SourceTree
+from iris_cli.dataset.sides import suggest_mirror_pairs
 from iris_cli.volume.reading import Volume
 
 LABELS: dict[str, int | list[int]] = {
@@ -57,7 +57,7 @@ FACTS = SetFacts(
         "numbers of organs are not those of AMOS",
     ),
     duplicates=("CTPelvic1K, sub-set 1, has label maps of these images",),
-    mirror_pairs=lateral_pairs(LABELS),
+    mirror_pairs=suggest_mirror_pairs(LABELS),
     right_of=(("liver", "spleen"),),
     label_grid=LabelGrid.COPY,
     author_split=AuthorSplit(

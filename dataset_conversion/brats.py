@@ -8,15 +8,20 @@ children of 2024. What is not 1, 2, 3, ... is renumbered, and said.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from dataset_conversion.facts import SetFacts
 from dataset_conversion.raw_set import Split
 from dataset_conversion.relabelling import described, renumbered
 from dataset_conversion.scan import Deviation, FoundCase, PublicSet, Recipe, Scan, missing
 from dataset_conversion.source_tree import SourceTree
+from iris_cli.errors import DataRefused
+from iris_cli.volume.reading import read_labels
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class Edition:
     files: suffix of the file of each channel, in order. label: suffix of the label map.
     renumber: values of the archive to those of the label table, where they differ.
     repaired: names of label maps that the archive has under a wrong name, by case.
+    elsewhere: values that only another edition of equal file names has, with the name of that one.
     """
 
     name: str
@@ -39,6 +45,7 @@ class Edition:
     channels: tuple[str, ...] = ("T1", "T1 contrast", "T2", "FLAIR")
     renumber: Mapping[int, int] = field(default_factory=dict)
     repaired: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: Mapping[int, str] = field(default_factory=dict)
     layout: str = ""
     defects: tuple[str, ...] = ()
     duplicates: tuple[str, ...] = ()
@@ -143,7 +150,11 @@ EDITIONS = (
     ),
     _of_2023("MEN", 1000, 141),
     _of_2023("MET", 238, 31),
-    _of_2023("PED", 99, 45),
+    replace(
+        _of_2023("PED", 99, 45),
+        elsewhere={4: "brats2024-ped"},
+        defects=("the files of 2024 have equal names and other values: refused where one holds 4",),
+    ),
     _of_2023("SSA", 60, 15),
     replace(
         _of_2023("GLI", 1350, 188),
@@ -223,10 +234,28 @@ def _scan(tree: SourceTree, *, edition: Edition, facts: SetFacts) -> Scan:
     cases = [
         _case(case, subjects[case], found[case], edition, notes.get(case, ())) for case in whole
     ]
+    labels = [files[edition.label] for files in found.values() if edition.label in files]
+    _refuse_other_edition(edition, labels)
     said: list[Deviation] = missing("a sequence is missing: left out", whole, found)
     if changed := described(edition.renumber):
         said.append(Deviation(changed))
     return Scan(facts, tuple(cases), tuple(said))
+
+
+def _refuse_other_edition(edition: Edition, labels: Sequence[Path]) -> None:
+    """The other values of such an edition would pass with wrong meanings, so all are looked at."""
+    for path in labels if edition.elsewhere else ():
+        values: set[int] = set()
+        with suppress(DataRefused):  # of a damaged file, which the conversion of its case names
+            values = set(np.unique(read_labels(path).array).tolist())
+        for value in edition.elsewhere.keys() & values:
+            raise DataRefused(
+                "these label maps are of another edition",
+                file=path,
+                found=f"value {value}",
+                expected=", ".join(f"{number} {name}" for name, number in edition.labels.items()),
+                fix=f"iris convert {edition.elsewhere[value]}",
+            )
 
 
 def _case(

@@ -31,7 +31,7 @@ from iris_cli.volume.grid import GridMatch
 from iris_cli.volume.reading import Volume, read_image, read_labels, volume_ending
 from iris_cli.volume.writing import write_image, write_labels
 
-VERSION = 1
+VERSION = 2
 """Raised where the conversion of equal files comes to another result."""
 
 ENDING = ".nii.gz"
@@ -39,7 +39,7 @@ RECEIPTS = Path(".iris/convert")
 
 REPACKED = "files without compression, written as .nii.gz with equal voxels"
 COPIED_GEOMETRY = "label geometry copied from the image"
-RESAMPLED = "label map resampled to the grid of its image (nearest voxel)"
+RESAMPLED = "label map resampled to the grid of its image (largest linear weight)"
 REORDERED = "label map stored in another axis order than its image, written anew"
 
 # What a disk or network says when it has gone, however often one asks.
@@ -47,13 +47,28 @@ _LOST = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENXIO, errno.ENODEV, er
 
 
 @dataclass(frozen=True)
+class Extracted:
+    """An archive, and the folder where its content is for the time of the conversion.
+
+    Its files are known by the archive and their names in it: folder and times are new each time.
+    """
+
+    archive: Path
+    folder: Path
+
+
+@dataclass(frozen=True)
 class ConvertPayload:
-    """What `convert_case` needs of one case, picklable. folder: of the raw set."""
+    """What `convert_case` needs of one case, picklable.
+
+    folder: of the raw set. extracted: where the files are, if they come out of an archive.
+    """
 
     folder: Path
     case: FoundCase
     facts: SetFacts
     mode: TransferMode
+    extracted: Extracted | None = None
 
     @property
     def receipt_path(self) -> Path:
@@ -74,7 +89,7 @@ class ConvertPayload:
                 remove_leftovers(path.parent, path.name)
 
     def inputs(self) -> dict[str, Any]:
-        """What the outputs depend on: files by size and time, making, rules."""
+        """What the outputs depend on: files by path, size and times, making, rules."""
         case, facts = self.case, self.facts
         sources = [*case.images, *([case.label] if case.label else [])]
         repair = None if case.repair is None else described(case.repair)
@@ -85,7 +100,7 @@ class ConvertPayload:
             "split": str(case.split),
             "mode": str(self.mode),
             "labelled": case.label is not None,
-            "sources": [_identity(source) for source in sources],
+            "sources": [_identity(source, self.extracted) for source in sources],
             "rules": [*rules, repair, list(case.notes)],
         }
 
@@ -322,16 +337,20 @@ def _link(source: Path, temporary: Path) -> None:
         ) from error
 
 
-def _identity(source: Source) -> list[Any]:
+def _identity(source: Source, extracted: Extracted | None) -> list[Any]:
     if isinstance(source, Recipe):
-        files = [[path.name, *_size_and_time(path)] for path in source.files]
+        files = [_identity(path, extracted) for path in source.files]
         return [source.described(), len(files), hash_json(files)]
-    return [str(source.absolute()), *_size_and_time(source)]
+    if extracted is not None:
+        name = source.relative_to(extracted.folder).as_posix()
+        return [name, source.stat().st_size, *_identity(extracted.archive, None)]
+    return [str(source.absolute()), *_size_and_times(source)]
 
 
-def _size_and_time(path: Path) -> tuple[int, int]:
+def _size_and_times(path: Path) -> tuple[int, int, int]:
+    """`cp -p` and archives bring the old time of modification back, but not that of change."""
     status = path.stat()
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _size(path: Path) -> int | None:

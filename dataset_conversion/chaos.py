@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from dataset_conversion.facts import AuthorSplit, PaperRole, SetFacts
-from dataset_conversion.laterality import lateral_pairs
 from dataset_conversion.raw_set import Split
 from dataset_conversion.recipes import dicom_order, read_dicom_series, volume_of
 from dataset_conversion.scan import Deviation, FoundCase, PublicSet, Recipe, Scan
 from dataset_conversion.source_tree import SourceTree, natural_key
+from iris_cli.dataset.sides import suggest_mirror_pairs
 from iris_cli.errors import DataRefused
 from iris_cli.volume.reading import Volume
 
@@ -59,7 +59,7 @@ FACTS = SetFacts(
         "by the liver, which lies on the patient's right",
         "patient 35 of the test part has one slice more in one phase",
     ),
-    mirror_pairs=lateral_pairs(LABELS),
+    mirror_pairs=suggest_mirror_pairs(LABELS),
     right_of=(("liver", "spleen"),),
     author_split=AuthorSplit(
         validate=frozenset({"22"}),

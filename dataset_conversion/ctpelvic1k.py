@@ -10,9 +10,9 @@ CTPelvic1K_dataset6_Anonymized_mask, CTPelvic1K_dataset6_mask.
 from __future__ import annotations
 
 from dataset_conversion.facts import PaperRole, SetFacts
-from dataset_conversion.laterality import lateral_pairs
 from dataset_conversion.scan import Deviation, PublicSet, Scan, paired_cases
 from dataset_conversion.source_tree import SourceTree
+from iris_cli.dataset.sides import suggest_mirror_pairs
 
 LABELS: dict[str, int | list[int]] = {
     "sacrum": 1,
@@ -49,7 +49,7 @@ FACTS = SetFacts(
         "whether CLINIC and CLINIC-metal (sub-set 7) share patients is an open question",
         "other sub-sets are label maps of BCV (1), MSD Colon (3), KiTS19 (4), BTCV cervix (5)",
     ),
-    mirror_pairs=lateral_pairs(LABELS),
+    mirror_pairs=suggest_mirror_pairs(LABELS),
 )
 
 

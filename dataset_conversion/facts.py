@@ -27,7 +27,7 @@ class LabelGrid(StrEnum):
     """What becomes of a label map that is not on the grid of its image.
 
     REFUSE: the case fails. COPY: equal shapes, the header of the label map is known to be wrong.
-    RESAMPLE: another grid in the same room, nearest voxel. The last two are reported.
+    RESAMPLE: another grid in the same room, largest linear weight. The last two are reported.
     """
 
     REFUSE = "refuse"

@@ -17,9 +17,9 @@ from dataset_conversion.runner import (
     plan_conversion,
     run_conversion,
 )
-from dataset_conversion.scan import Deviation, PublicSet
+from dataset_conversion.scan import Deviation, PublicSet, Refused
 from iris_cli.dataset.building import TransferMode
-from iris_cli.errors import UsageError
+from iris_cli.errors import DataRefused, UsageError
 from iris_cli.execution.jobs import RunSummary
 from iris_cli.execution.progress import Progress
 from iris_cli.execution.signals import StopRequest
@@ -27,19 +27,21 @@ from iris_cli.execution.signals import StopRequest
 
 @dataclass(frozen=True)
 class Member:
-    """One set of a source, and the raw folder it becomes."""
+    """One set of a source, and the raw folder it becomes; origin: its archive, where it has one."""
 
     converter: PublicSet
     source: Path
     target: Path
+    origin: Path | None = None
 
 
 @dataclass(frozen=True)
 class Members:
-    """The sets of a source; `left_out` says what else was there."""
+    """The sets of a source; `left_out` says what else was there, `refused` what is damaged."""
 
     sets: tuple[Member, ...]
     left_out: tuple[Deviation, ...] = ()
+    refused: tuple[Refused, ...] = ()
 
 
 OpenSource = Callable[[Path, Path, TransferMode], AbstractContextManager[Members]]
@@ -81,28 +83,41 @@ class SetFamily:
         progress: Progress | None = None,
         stop: StopRequest | None = None,
     ) -> ConversionReport:
-        """Convert each set of the source; one report for all of them."""
+        """Convert each set of the source; one report for all of them.
+
+        Of several sets one that is refused fails as a case does: the others go on.
+        """
         with self.open(source, target, mode) as members:
-            reports = [
-                run_conversion(
-                    member.converter,
-                    member.source,
-                    member.target,
-                    mode=mode,
-                    split=split,
-                    workers=workers,
-                    progress=progress,
-                    stop=stop,
-                )
-                for member in members.sets
-            ]
-            return _one_report(reports, members.left_out)
+            reports, refused = [], list(members.refused)
+            for member in members.sets:
+                try:
+                    report = run_conversion(
+                        member.converter,
+                        member.source,
+                        member.target,
+                        mode=mode,
+                        split=split,
+                        workers=workers,
+                        progress=progress,
+                        stop=stop,
+                        origin=member.origin,
+                    )
+                except (DataRefused, UsageError) as error:
+                    refused.append(Refused(member.target.name, error))
+                else:
+                    reports.append(report)
+            if refused and not reports:
+                raise refused[0].error
+            return _one_report(reports, members.left_out, refused)
 
 
 def _one_report(
-    reports: Sequence[ConversionReport], left_out: Sequence[Deviation]
+    reports: Sequence[ConversionReport],
+    left_out: Sequence[Deviation],
+    refused: Sequence[Refused],
 ) -> ConversionReport:
-    several = len(reports) > 1
+    several = len(reports) + len(refused) > 1
+    outcomes = [outcome for report in reports for outcome in report.run.outcomes]
     deviations = [
         replace(deviation, message=f"{folder.name}: {deviation.message}") if several else deviation
         for report in reports
@@ -112,5 +127,5 @@ def _one_report(
     return ConversionReport(
         tuple(folder for report in reports for folder in report.folders),
         (*left_out, *deviations),
-        RunSummary(tuple(outcome for report in reports for outcome in report.run.outcomes)),
+        RunSummary((*(one.outcome for one in refused), *outcomes)),
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dataset_conversion.facts import SetFacts
-from dataset_conversion.laterality import lateral_pairs
 from dataset_conversion.scan import FoundCase, PublicSet, Scan, paired_cases, simple_case
 from dataset_conversion.source_tree import SourceTree
+from iris_cli.dataset.sides import suggest_mirror_pairs
 
 LABELS: dict[str, int | list[int]] = {
     "liver": 1,
@@ -49,7 +49,7 @@ FACTS = SetFacts(
         "the labelled set of Zenodo (FLARE22Train) is Training/FLARE22_LabeledCase50 alone",
     ),
     duplicates=("the 50 labelled scans are of MSD Task07 Pancreas, their labels of AbdomenCT-1K",),
-    mirror_pairs=lateral_pairs(LABELS),
+    mirror_pairs=suggest_mirror_pairs(LABELS),
 )
 
 

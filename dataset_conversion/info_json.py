@@ -34,7 +34,7 @@ from dataset_conversion import msd
 from dataset_conversion.facts import SetFacts, Verified
 from dataset_conversion.family import Member, Members, SetFamily
 from dataset_conversion.raw_set import Split
-from dataset_conversion.scan import Deviation, FoundCase, PublicSet, Scan
+from dataset_conversion.scan import Deviation, FoundCase, PublicSet, Refused, Scan
 from dataset_conversion.source_tree import SourceTree
 from iris_cli.dataset.building import TransferMode
 from iris_cli.dataset.classes import read_modality
@@ -108,10 +108,17 @@ def _open(source: Path, target: Path, mode: TransferMode) -> Iterator[Members]:
             fix="give the folder that holds info.json",
         )
     whole = [folder for folder in sets if (folder / "images").is_dir()]
-    found = [member for folder in whole for member in _set_in(folder).members(target / folder.name)]
+    found: list[Member] = []
+    refused: list[Refused] = []
+    for folder in whole:
+        try:
+            found += _set_in(folder).members(target / folder.name)
+        except DataRefused as error:
+            refused.append(Refused(folder.name, error))
     others = tuple(folder.name for folder in sets if folder not in whole)
     message = "not laid out as images/ + labels/, left out"
-    yield Members(tuple(found), (Deviation(message, others),) if others else ())
+    left_out = (Deviation(message, others),) if others else ()
+    yield Members(tuple(found), left_out, tuple(refused))
 
 
 def _set_in(source: Path) -> _InfoSet:

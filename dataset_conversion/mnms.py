@@ -18,9 +18,10 @@ from pathlib import Path
 from dataset_conversion.facts import AuthorSplit, PaperRole, SetFacts
 from dataset_conversion.raw_set import Split
 from dataset_conversion.recipes import labelled_frames, read_frame
-from dataset_conversion.scan import Deviation, FoundCase, PublicSet, Recipe, Scan
+from dataset_conversion.scan import Deviation, FoundCase, PublicSet, Recipe, Refused, Scan
 from dataset_conversion.source_tree import SourceTree
 from iris_cli.dataset.dataset_json import Role
+from iris_cli.errors import DataRefused
 
 FACTS = SetFacts(
     name="mnms",
@@ -61,6 +62,7 @@ def scan(tree: SourceTree) -> Scan:
     labels = tree.by_key(rf"{_FILE}_gt\.nii(\.gz)?", "code")
     cases: list[FoundCase] = []
     said: dict[str, list[str]] = {}
+    refused: list[Refused] = []
     tested = set()
     for path, match in tree.match(rf"{_FILE}\.nii(\.gz)?"):
         code, part = match["code"], match["part"]
@@ -70,7 +72,11 @@ def scan(tree: SourceTree) -> Scan:
             continue
         if code not in frames:
             said.setdefault("not in the table; frames with a label are taken", []).append(code)
-        chosen = frames.get(code) or (labelled_frames(label) if label else (0,))
+        try:
+            chosen = frames.get(code) or (labelled_frames(label) if label else (0,))
+        except DataRefused as error:
+            refused.append(Refused(code, error))
+            continue
         cases += [_case(code, part, frame, path, label) for frame in chosen]
         if part in ("Validation", "Testing"):
             tested.add(code)
@@ -84,7 +90,7 @@ def scan(tree: SourceTree) -> Scan:
         "yhygao/universal-medical-image-segmentation: mnm_3d.py (Validation and Testing test)",
     )
     facts = dataclasses.replace(FACTS, author_split=split)
-    return Scan(facts, tuple(cases), tuple(deviations))
+    return Scan(facts, tuple(cases), tuple(deviations), tuple(refused))
 
 
 def _case(code: str, part: str, frame: int, image: Path, label: Path | None) -> FoundCase:

@@ -359,7 +359,7 @@ def _open(source: Path, target: Path, mode: TransferMode) -> Iterator[Members]:
         )
     with scratch_folder(target) as folder:
         extract_tar(source, folder)
-        yield Members((_member(folder, target),))
+        yield Members((replace(_member(folder, target), origin=source),))
 
 
 def _member(source: Path, target: Path) -> Member:

@@ -16,20 +16,30 @@ import numpy as np
 import numpy.typing as npt
 
 from iris_cli.errors import DataRefused
+from iris_cli.volume import resampling
 from iris_cli.volume.grid import Grid, GridMatch
+from iris_cli.volume.nifti import straightened
 from iris_cli.volume.orientation import canonical_orientation
 from iris_cli.volume.reading import NativeGeometry, Volume, read_labels, smallest_label_type
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_MODALITY = "0008|0060"
+_WHOLE_NUMBERS = ("CT", "MR")
+_IMAGE_INTEGERS = (np.int16, np.uint16, np.int32)
 
 
 def volume_of(
     stored_zyx: npt.NDArray[Any], grid: Grid, path: Path, notes: tuple[str, ...] = ()
 ) -> Volume:
-    """A volume out of an array (z, y, x) in the order of `grid`, which is written that way."""
+    """A volume out of an array (z, y, x) in the order of `grid`, which is written that way.
+
+    Axes that rounding bent are made perpendicular, as `volume.reading` does with a file.
+    """
+    grid, straightening = straightened(grid)
     orientation = canonical_orientation(grid)
     array, canonical = orientation.apply(stored_zyx, grid)
-    return Volume(array, canonical, NativeGeometry(grid, orientation, None, ".nii.gz"), path, notes)
+    native = NativeGeometry(grid, orientation, None, ".nii.gz")
+    return Volume(array, canonical, native, path, tuple(dict.fromkeys((*notes, *straightening))))
 
 
 def stored(volume: Volume) -> npt.NDArray[Any]:
@@ -116,7 +126,9 @@ def merge_masks(files: Sequence[Path], *, values: Sequence[int]) -> Volume:
 def read_dicom_series(files: Sequence[Path]) -> Volume:
     """A DICOM series as one volume: slices in the order of their positions, rescaled values.
 
-    files: of one series. raises DataRefused where it is none, or slices are missing.
+    files: of one series. returns: float32; of CT and MR, where every value is whole, the smallest
+    integer type of 16 bits or more.
+    raises DataRefused where it is no series, or slices are missing.
     """
     # SimpleITK, because GDCM in it decodes the compressed transfer syntaxes of real archives.
     import SimpleITK
@@ -125,6 +137,8 @@ def read_dicom_series(files: Sequence[Path]) -> Volume:
     try:
         reader = SimpleITK.ImageSeriesReader()
         reader.SetFileNames(dicom_order(files))
+        # The slope may differ from slice to slice, and ITK takes the type of the first one for all.
+        reader.SetOutputPixelType(SimpleITK.sitkFloat32)
         image = reader.Execute()
     except RuntimeError as error:
         raise DataRefused(
@@ -133,7 +147,24 @@ def read_dicom_series(files: Sequence[Path]) -> Volume:
             found=str(error).strip().splitlines()[-1][:200],
             fix="copy the folder again: a file is damaged or missing",
         ) from error
-    return volume_of(SimpleITK.GetArrayFromImage(image), itk_grid(image), folder)
+    array = SimpleITK.GetArrayFromImage(image)
+    header = _dicom_header(files[0])
+    modality = header.GetMetaData(_MODALITY) if header.HasMetaDataKey(_MODALITY) else ""
+    if modality.strip() in _WHOLE_NUMBERS:
+        array = _as_integers(array)
+    return volume_of(array, itk_grid(image), folder)
+
+
+def _as_integers(array: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+    """The smallest integer type that holds every value; the array as it is where none does."""
+    if not np.array_equal(array, np.rint(array)):
+        return array
+    lowest, highest = float(array.min()), float(array.max())
+    for kind in _IMAGE_INTEGERS:
+        limits = np.iinfo(kind)
+        if limits.min <= lowest and highest <= limits.max:
+            return array.astype(kind)
+    return array
 
 
 def dicom_order(files: Sequence[Path]) -> list[str]:
@@ -155,6 +186,13 @@ def dicom_order(files: Sequence[Path]) -> list[str]:
 
 
 def _position_along_normal(path: Path) -> float:
+    header = _dicom_header(path)
+    normal = np.reshape(header.GetDirection(), (3, 3))[:, 2]
+    return float(np.dot(header.GetOrigin(), normal))
+
+
+def _dicom_header(path: Path) -> Any:
+    """A SimpleITK reader that has read the header of a file."""
     import SimpleITK
 
     reader = SimpleITK.ImageFileReader()
@@ -164,8 +202,7 @@ def _position_along_normal(path: Path) -> float:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise DataRefused("this is no DICOM image", file=path) from error
-    normal = np.reshape(reader.GetDirection(), (3, 3))[:, 2]
-    return float(np.dot(reader.GetOrigin(), normal))
+    return reader
 
 
 def itk_grid(image: Any) -> Grid:
@@ -195,15 +232,12 @@ def whole(array: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
 
 
 def resample_labels(label: Volume, image: Volume) -> npt.NDArray[Any]:
-    """The label map on the grid of the image, (z, y, x) canonical: the nearest voxel, 0 outside."""
-    z, y, x = image.grid.shape_zyx
-    result = np.zeros((z, y, x), label.array.dtype)
-    rows, columns = np.meshgrid(np.arange(y), np.arange(x), indexing="ij")
-    for plane in range(z):
-        index = np.stack([columns, rows, np.full_like(rows, plane)], axis=-1)
-        found = label.grid.world_to_voxel(image.grid.voxel_to_world(index))
-        nearest = np.floor(found + 0.5).astype(np.int64)
-        inside = ((nearest >= 0) & (nearest < label.grid.shape_xyz)).all(axis=-1)
-        i, j, k = nearest[inside].T
-        result[plane][inside] = label.array[k, j, i]
-    return result
+    """The label map on the grid of the image, (z, y, x) canonical: largest linear weight.
+
+    Outside of the label map is 0: it is resampled with a margin of one empty voxel.
+    """
+    shift = np.eye(4)
+    shift[:3, 3] = -1
+    z, y, x = label.grid.shape_zyx
+    wider = Grid((z + 2, y + 2, x + 2), label.grid.affine @ shift)
+    return resampling.resample_labels(np.pad(label.array, 1), wider, image.grid)

@@ -71,6 +71,8 @@ _SETS: tuple[PublicSet, ...] = (
 
 _FAMILIES: tuple[SetFamily, ...] = (INFO_JSON, MSD)
 
+_FORMS = {INFO_JSON.name, MSD.name, NNUNET_V1.name, BIDS.name}
+
 _ALL: tuple[SetFamily | PublicSet, ...] = (*_FAMILIES, *_SETS)
 
 CONVERTERS = {converter.name: converter for converter in _ALL}
@@ -86,6 +88,17 @@ def find_converter(name: str) -> SetFamily | PublicSet:
         expected="one of " + ", ".join(CONVERTERS),
         fix=f"did you mean {guess!r}?" if guess else "see iris convert list",
     )
+
+
+def default_folder(name: str, source: Path) -> str:
+    """The raw folder where none is named: after the public set, or, for a form, after the source.
+
+    raises UsageError for an unknown name.
+    """
+    if find_converter(name).name not in _FORMS:
+        return name
+    found = source.resolve()
+    return found.name if found.is_dir() else found.name.partition(".")[0]
 
 
 def plan(name: str, source: Path, *, split: str | None = None) -> PlannedConversion:

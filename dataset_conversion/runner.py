@@ -21,12 +21,13 @@ from dataset_conversion.case_conversion import (
     ENDING,
     RECEIPTS,
     ConvertPayload,
+    Extracted,
     convert_case,
     remove_outputs,
 )
 from dataset_conversion.facts import SetFacts
 from dataset_conversion.raw_set import Split
-from dataset_conversion.scan import Deviation, FoundCase, PublicSet, Scan
+from dataset_conversion.scan import Deviation, FoundCase, PublicSet, Refused, Scan
 from dataset_conversion.source_tree import SourceTree, natural_key
 from dataset_conversion.splits import SplitCases, folds, split_cases
 from iris_cli.dataset.building import TransferMode
@@ -54,6 +55,7 @@ class PlannedConversion:
     cases: tuple[FoundCase, ...]
     deviations: tuple[Deviation, ...]
     has_folds: bool = False
+    refused: tuple[Refused, ...] = ()
 
     def rows(self) -> list[dict[str, str]]:
         """One row per case for a table."""
@@ -100,9 +102,12 @@ def plan_conversion(
         *(Deviation(f"also in other sets: {text}") for text in scan.facts.duplicates),
         *scan.deviations,
         *split_up.deviations,
+        *(Deviation(f"{one.error.problem}: not converted", (one.name,)) for one in scan.refused),
         *_left_over(tree),
     ]
-    return PlannedConversion(scan.facts, tuple(cases), tuple(deviations), split_up.has_folds)
+    return PlannedConversion(
+        scan.facts, tuple(cases), tuple(deviations), split_up.has_folds, scan.refused
+    )
 
 
 def run_conversion(
@@ -115,17 +120,20 @@ def run_conversion(
     workers: int = 0,
     progress: Progress | None = None,
     stop: StopRequest | None = None,
+    origin: Path | None = None,
 ) -> ConversionReport:
     """Convert `source` into the raw folder `target`; goes on where a killed run ended.
 
+    origin: the archive that `source` is the extracted content of.
     raises UsageError where `target` holds something else, DataRefused where the source is not
     this set, EnvironmentProblem for a disk that is full or may not be read or written, Stopped.
     """
     planned = plan_conversion(converter, source, split=split)
-    _claim_target(target, planned.facts.name)
-    _forget_other_cases(target, planned.cases)
+    _claim_target(target, planned.facts.name, origin or source)
+    left = _forget_other_cases(target, planned.cases)
+    extracted = None if origin is None else Extracted(origin, source)
     jobs = [
-        CaseJob(case.name, ConvertPayload(target, case, planned.facts, mode))
+        CaseJob(case.name, ConvertPayload(target, case, planned.facts, mode, extracted))
         for case in planned.cases
     ]
     run = run_cases(
@@ -137,10 +145,11 @@ def run_conversion(
         claims=target / RECEIPTS / "claims",
         stop=stop,
     )
-    deviations = (*planned.deviations, *_found_in_cases(run, planned.facts))
+    deviations = (*planned.deviations, *left, *_found_in_cases(run, planned.facts))
     done = {outcome.name for outcome in run.outcomes if outcome.result is not None}
     _write_descriptions(target, planned, [c for c in planned.cases if c.name in done], deviations)
-    return ConversionReport((target,) if done else (), deviations, run)
+    outcomes = (*(refused.outcome for refused in planned.refused), *run.outcomes)
+    return ConversionReport((target,) if done else (), deviations, RunSummary(outcomes))
 
 
 def role_of(case: FoundCase) -> Role:
@@ -149,6 +158,8 @@ def role_of(case: FoundCase) -> Role:
 
 
 def _refuse_bad_scan(scan: Scan, source: Path) -> None:
+    if not scan.cases and scan.refused:
+        raise scan.refused[0].error
     if not scan.cases:
         raise DataRefused(
             f"nothing here looks like {scan.facts.title}",
@@ -198,10 +209,21 @@ def _found_in_cases(run: RunSummary, facts: SetFacts) -> list[Deviation]:
     return [Deviation(message, tuple(names)) for message, names in by_message.items()]
 
 
-def _claim_target(target: Path, name: str) -> None:
-    """Make the folder ours, or find that it is ours already."""
-    mark = target / MARK
-    if mark.is_file() and read_json(mark) == {"set": name}:
+def _claim_target(target: Path, name: str, source: Path) -> None:
+    """Make the folder ours, or find that it is ours already, made of the same source."""
+    mark, ours = target / MARK, {"set": name, "source": str(source.resolve())}
+    found = read_json(mark) if mark.is_file() else None
+    if isinstance(found, dict) and found.get("set") == name:
+        if found.get("source", ours["source"]) != ours["source"]:
+            raise UsageError(
+                "the target holds the conversion of another source",
+                file=target,
+                found=found["source"],
+                expected=ours["source"],
+                fix="choose another folder with -o, or remove this one",
+            )
+        if found != ours:
+            publish_json(mark, ours)
         return
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(
@@ -209,17 +231,22 @@ def _claim_target(target: Path, name: str) -> None:
             file=target,
             fix="remove it, or choose another folder with -o",
         )
-    publish_json(mark, {"set": name})
+    publish_json(mark, ours)
 
 
-def _forget_other_cases(target: Path, cases: Sequence[FoundCase]) -> None:
-    """Remove what an earlier run made of cases that are no more, and its claim to be whole."""
-    (target / FILE_NAME).unlink(missing_ok=True)
+def _forget_other_cases(target: Path, cases: Sequence[FoundCase]) -> list[Deviation]:
+    """Remove what an earlier run made of cases that are no more, its folds and dataset.json."""
+    for name in (FILE_NAME, SPLITS_FINAL):
+        (target / name).unlink(missing_ok=True)
+    left = []
     names = {case.name for case in cases}
     for path in sorted((target / RECEIPTS).glob("*.json")):
         receipt = read_receipt(path)
         if receipt is not None and receipt.case not in names:
             remove_outputs(target, receipt)
+            path.unlink(missing_ok=True)
+            left.append(receipt.case)
+    return [Deviation("the source has these cases no more: removed", tuple(left))] if left else []
 
 
 def _write_descriptions(

@@ -1,7 +1,8 @@
 """What a converter finds: cases with their files, and deviations from what it expected.
 
-A scan looks at names only. A converter is `PublicSet(facts, scan)`, where `scan` makes a `Scan`
-out of a `SourceTree`; everything else is the runner's.
+A scan looks at names, and into files only where these do not tell. A converter is
+`PublicSet(facts, scan)`, where `scan` makes a `Scan` out of a `SourceTree`; everything else is the
+runner's.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dataset_conversion.facts import SetFacts
 from dataset_conversion.raw_set import Split
 from dataset_conversion.source_tree import SourceTree
 from iris_cli.dataset.dataset_json import Role
+from iris_cli.errors import IrisError
+from iris_cli.execution.outcomes import Outcome
 from iris_cli.volume.reading import Volume
 
 
@@ -90,12 +93,25 @@ class Deviation:
 
 
 @dataclass(frozen=True)
+class Refused:
+    """A subject, or a whole set, that fails before its cases are known; the others go on."""
+
+    name: str
+    error: IrisError
+
+    @property
+    def outcome(self) -> Outcome:
+        return Outcome(self.name, "failed", 0.0, self.error.to_json())
+
+
+@dataclass(frozen=True)
 class Scan:
     """What was found. `facts` are the set's, or completed by what the source itself says."""
 
     facts: SetFacts
     cases: tuple[FoundCase, ...]
     deviations: tuple[Deviation, ...] = ()
+    refused: tuple[Refused, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import functools
 from collections.abc import Iterable
 
 from dataset_conversion.facts import AuthorSplit, LabelGrid, PaperRole, SetFacts
-from dataset_conversion.laterality import lateral_pairs
 from dataset_conversion.scan import PublicSet, Scan, paired_cases
 from dataset_conversion.source_tree import SourceTree
+from iris_cli.dataset.sides import suggest_mirror_pairs
 
 HEAD_AND_NECK = (
     "brain stem",
@@ -65,7 +65,7 @@ def _facts(
             "public tables disagree on the order of the classes; the one taken fits the volumes "
             "and is checked by left and right",
         ),
-        mirror_pairs=lateral_pairs(classes),
+        mirror_pairs=suggest_mirror_pairs(classes),
         label_grid=LabelGrid.COPY,
         author_split=split,
     )

@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dataset_conversion.facts import SetFacts
-from dataset_conversion.laterality import lateral_pairs
 from dataset_conversion.raw_set import Split
 from dataset_conversion.recipes import merge_masks
 from dataset_conversion.scan import Deviation, FoundCase, PublicSet, Recipe, Scan, missing
 from dataset_conversion.source_tree import SourceTree
 from iris_cli.dataset.dataset_json import Role
+from iris_cli.dataset.sides import suggest_mirror_pairs
 from iris_cli.errors import DataRefused
 
 
@@ -110,7 +110,7 @@ CT = SetFacts(
         "masks of a case overlap in places: the class with the larger value wins there",
         "a mask file that is missing makes its class not annotated in that case",
     ),
-    mirror_pairs=lateral_pairs(CT_V2),
+    mirror_pairs=suggest_mirror_pairs(CT_V2),
 )
 MR = SetFacts(
     name="totalsegmentator_mr",
@@ -132,7 +132,7 @@ MR = SetFacts(
         "masks of a case overlap in places: the class with the larger value wins there",
         "a mask file that is missing makes its class not annotated in that case",
     ),
-    mirror_pairs=lateral_pairs(MR_V2),
+    mirror_pairs=suggest_mirror_pairs(MR_V2),
 )
 
 _CT_RELEASES = (_Release("v1", CT_V1, 1204), _Release("v2", CT_V2, 1228))
@@ -162,7 +162,7 @@ def _scan(tree: SourceTree, *, facts: SetFacts, image: str, releases: Sequence[_
     found = dataclasses.replace(
         facts,
         labels=release.labels,
-        mirror_pairs=lateral_pairs(release.labels),
+        mirror_pairs=suggest_mirror_pairs(release.labels),
         expected={"labelled": release.cases},
     )
     return Scan(found, tuple(cases), tuple(deviations))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 from dataset_conversion.facts import SetFacts
-from dataset_conversion.laterality import lateral_pairs
 from dataset_conversion.raw_set import Split
 from dataset_conversion.scan import Deviation, PublicSet, Scan, paired_cases
 from dataset_conversion.source_tree import SourceTree
 from iris_cli.dataset.dataset_json import Role
+from iris_cli.dataset.sides import suggest_mirror_pairs
 
 LABELS: dict[str, int | list[int]] = {
     "liver": 1,
@@ -49,7 +49,7 @@ FACTS = SetFacts(
         "both adrenal glands are one class, as are small and other bowel (intestine)",
     ),
     duplicates=("the 20 additional label maps are of images of LiTS (MSD Task03 Liver)",),
-    mirror_pairs=lateral_pairs(LABELS),
+    mirror_pairs=suggest_mirror_pairs(LABELS),
 )
 
 _PARTS: dict[str, tuple[Split, Role]] = {

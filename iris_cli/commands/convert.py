@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Target = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="Raw folder to make; default <workspace>/raw/<name>."),
+    typer.Option("--output", "-o", help="Raw folder to make; default: below <workspace>/raw."),
 ]
 Link = Annotated[bool, typer.Option("--link/--copy", help="Link to the files, or copy them.")]
 

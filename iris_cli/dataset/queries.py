@@ -65,6 +65,21 @@ def search_queries(path: Path, *, channel: int = 0) -> FoundQueries:
         queries = _of_list(_of_channel(files, channel, path, notes), channel)
     if not queries:
         raise _nothing_found(path)
+    return _found(queries, notes)
+
+
+def search_files(files: Sequence[Path], *, channel: int = 0) -> FoundQueries:
+    """Volumes that were named one by one, judged together as the lines of one list are.
+
+    files: at least one. raises as `search_queries`.
+    """
+    notes: list[str] = []
+    checked = [check_file(path) for path in files]
+    where = checked[0] if len(checked) == 1 else checked[0].parent
+    return _found(_of_list(_of_channel(checked, channel, where, notes), channel), notes)
+
+
+def _found(queries: Sequence[QueryVolume], notes: Sequence[str]) -> FoundQueries:
     _refuse_equal_outputs(queries)
     return FoundQueries(tuple(sorted(queries, key=lambda query: query.name)), tuple(notes))
 

@@ -273,11 +273,10 @@ class _Reader:
         self, group: ImageFiles, label: Path | None, role: Role, findings: list[RawFinding]
     ) -> Case:
         name, section = group.case, self.section
-        declared = section.roles.get(name)
-        if label is None and role == "train":
-            if declared != "unlabelled":
-                findings.append(_missing_label(name, self.folder))
-            role = "unlabelled"
+        role = section.roles.get(name, role)
+        if label is None and role in ("train", "validate"):
+            findings.append(_missing_label(name, self.folder))
+            role = "unlabelled"  # a declared role cannot give it labels
         for channel in self.channels:
             if channel.index not in group.by_channel:
                 findings.append(_missing_channel(name, channel, group))
@@ -288,7 +287,7 @@ class _Reader:
             images=tuple(group.by_channel.values()),
             label=label,
             subject=section.subjects.get(name, name),
-            role=declared or role,
+            role=role,
             modality=tuple(modality or channel.modality for channel in self.channels),
             not_annotated=frozenset(section.not_annotated.get(name, ())),
         )

@@ -13,6 +13,10 @@ from collections.abc import Iterable, Sequence
 # Words for the left side and their counterparts.
 _LEFT = {"left": "right", "lt": "rt", "l": "r"}
 _OTHER_SIDE = _LEFT | {right: left for left, right in _LEFT.items()}
+# The chambers of the heart are called left and right by the blood they carry, not by their side;
+# the lateral ventricles of the brain do lie on the side they are called by.
+_HEART = ("atrium", "ventricle", "heart")
+_BRAIN = frozenset({"lateral", "lat", "brain", "cerebral"})
 # KidneyLeft, kidney_left, L-Kidney, LParotid, ANTERIOR_L, lung2
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
@@ -21,11 +25,13 @@ def suggest_mirror_pairs(names: Iterable[str]) -> tuple[tuple[str, str], ...]:
     """Pairs (left, right) of class names that differ in the word for the side alone.
 
     A side is `left`, `lt` or `l` as a word of its own, in any case and at any place of the name. A
-    name that says both sides, or whose counterpart is not clear, is in no pair. Sorted by name.
+    name that says both sides, or whose counterpart is not clear, is in no pair, and no chamber of
+    the heart is. Sorted by name.
     """
     by_words: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for name in dict.fromkeys(names):
-        by_words[_words(name)].append(name)
+        if not _is_chamber(name):
+            by_words[_words(name)].append(name)
     pairs = []
     for words, found in by_words.items():
         other = by_words.get(tuple(_OTHER_SIDE.get(word, word) for word in words), [])
@@ -41,6 +47,11 @@ def undeclared_mirror_pairs(
     """The suggested pairs of which no class is in a declared pair."""
     known = {name for pair in declared for name in pair}
     return tuple(pair for pair in suggest_mirror_pairs(names) if not known & set(pair))
+
+
+def _is_chamber(name: str) -> bool:
+    of_heart = any(word in name.lower() for word in _HEART)
+    return of_heart and not _BRAIN & set(_words(name))
 
 
 def _words(name: str) -> tuple[str, ...]:

@@ -74,11 +74,12 @@ class KeptMaps:
 
     def release(self, below: int) -> None:
         axis, depth = self._layout.axis, self._layout.depth
-        kept = [w for w in self._windows if w.start[axis] + depth > below]
+        self._windows = [w for w in self._windows if w.start[axis] + depth > below]
         step = max(1, int(depth * TRIM))
-        self._windows = [
-            w.trimmed(axis, below) if below - w.start[axis] - w.first >= step else w for w in kept
-        ]
+        # One by one in place: whole maps and copies of all of them would be there at once.
+        for i, window in enumerate(self._windows):
+            if below - window.start[axis] - window.first >= step:
+                self._windows[i] = window.trimmed(axis, below)
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ class RunningSums:
         self._make_room(start[axis] + layout.depth)
         high = self._base + self._sums.shape[1 + axis]
         overlap = layout.overlap(start, self._base, high)
-        assert overlap is not None
+        if overlap is None:  # rows were asked for that lie further apart than a window is deep
+            return
         inside, seen = overlap
         plane = layout.patch[0] * layout.patch[1] * layout.patch[2] // layout.depth
         step = max(1, CHUNK_VALUES // (plane * len(self._sums)))

@@ -9,7 +9,7 @@ to background.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from iris_cli.errors import DataRefused, UsageError
 from iris_cli.execution.stages import stage
 from iris_cli.files.schema import nearest
+from iris_cli.inference.mass import UNSERVED
 from iris_cli.inference.mass import label as mass_label
 from iris_cli.inference.sliding import Query
 from iris_cli.inference.streaming import How, Segmentation, Wanted, WindowCounts, segment
@@ -113,17 +114,24 @@ class QueryRecipe:
     """How a query becomes labels by one profile; both work as those of `iris-1` say.
 
     prepare: volume, modality and spacing (mm) of the task -> network input. label: that, model and
-    task -> labels on the native grid.
+    task -> labels on the native grid. unserved: options it has no use for -> why.
     """
 
     prepare: Callable[[Volume, str, float], PreparedImage]
     label: Label
+    unserved: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self, options: Sequence[str]) -> None:
+        """Refuse options that it cannot serve (UsageError)."""
+        for option in options:
+            if option in self.unserved:
+                raise UsageError(self.unserved[option], found=option, fix=f"leave out {option}")
 
 
 RECIPES: Mapping[str, QueryRecipe] = MappingProxyType(
     {
         profiles.PROFILE: QueryRecipe(prepare_image, label),
-        mass.PROFILE: QueryRecipe(mass.prepare_query, mass_label),
+        mass.PROFILE: QueryRecipe(mass.prepare_query, mass_label, UNSERVED),
     }
 )
 """By the name of the profile on a model's card."""

@@ -2,8 +2,8 @@
 
 A case is done when OUT/.iris/<case>.json speaks of these inputs (voxels of the query, task, model,
 parameters) and the label map on the disk has the content that the receipt names. The voxels of a
-query whose file has the size and time that the receipt saw are taken to be those it saw; the output
-is always read.
+query whose files are, to the file system, those that the receipt saw are taken to be those it saw;
+where they are not, the voxels decide. The output is always read.
 """
 
 from __future__ import annotations
@@ -15,20 +15,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from iris_cli.errors import EnvironmentProblem, IrisError
+from iris_cli.errors import DataRefused, IrisError
 from iris_cli.execution.jobs import CaseResult
 from iris_cli.execution.receipts import Receipt, matches, read_receipt, write_receipt
 from iris_cli.execution.stages import stage
 from iris_cli.files.publish import remove_leftovers
+from iris_cli.files.state import file_state
 from iris_cli.inference.case import kept_classes
+from iris_cli.inference.earlier import forget_note, make_way, remove_half_notes
 from iris_cli.inference.memory import NO_LIMITS, Limits
 from iris_cli.inference.outputs import PLAIN, Outputs
 from iris_cli.inference.predictor import Predictor, Sweep
-from iris_cli.inference.products import Products, are_there, files_of
+from iris_cli.inference.products import Products, are_there, planned_files
 from iris_cli.model.model import Model, load_model
 from iris_cli.network.precision import Precision
 from iris_cli.task.task_file import Task, TaskClass, read_task
 from iris_cli.volume.reading import AssumedSpacing, read_grid, read_image
+from iris_cli.volume.state import data_files, volume_state
 
 HIDDEN = ".iris"
 # Counts up when iris begins to give other labels for the same inputs.
@@ -39,9 +42,10 @@ INFERENCE_VERSION = 2
 class PredictPayload:
     """All that `predict_case` needs, picklable.
 
-    parts: fingerprints of the tasks that `task` was made of. joint: they are decoded together.
-    model: name or folder, None for the default. classes: names to keep, None for all. precision: of
-    the computation. skip_empty: see `streaming.How`. limits: of memory.
+    fingerprint: of the content that `task` has to have, None for any. parts: fingerprints of the
+    tasks that `task` was made of. joint: they are decoded together. model: name or folder, None for
+    the default. classes: names to keep, None for all. precision: of the computation. any_precision:
+    a case that is done in another one is done. skip_empty: see `streaming.How`. limits: of memory.
     outputs: what to write.
     """
 
@@ -49,12 +53,14 @@ class PredictPayload:
     query: Path
     output: Path
     task: Path
+    fingerprint: str | None = None
     parts: tuple[str, ...] = ()
     joint: bool = False
     model: str | None = None
     classes: tuple[str, ...] | None = None
     device: str = "cpu"
     precision: Precision = "fp32"
+    any_precision: bool = False
     skip_empty: bool = False
     window_batch: int = 1
     limits: Limits = NO_LIMITS
@@ -70,7 +76,8 @@ def predict_case(payload: PredictPayload) -> CaseResult:
     """Segment one query, or keep what is there; for `execution.run_cases`.
 
     raises DataRefused where the query cannot be used, EnvironmentProblem where the output cannot be
-    written; nothing is left half written, and nothing of other inputs.
+    written. Nothing is left half written, and what an earlier run left stays, with its receipt,
+    until there is a new result to take its place.
     """
     started = time.perf_counter()
     with stage("loading task and model", payload.task):
@@ -78,12 +85,12 @@ def predict_case(payload: PredictPayload) -> CaseResult:
     model, task = predictor.model, predictor.task
     remove_leftovers(payload.output.parent, payload.output.name)
     remove_leftovers(payload.receipt.parent, payload.receipt.name)
+    remove_half_notes(payload.receipt)
     kept = _kept(payload, model, task)
     if kept is not None:
+        forget_note(payload.receipt)
         return CaseResult("kept", kept.model_dump(mode="json"))
-    # What is there is of other inputs: were this case to fail, it would pass for its result.
-    _remove_earlier(payload)
-    source = file_state(payload.query)  # before reading
+    source = volume_state(payload.query)  # before reading
     with stage("reading the query", payload.query):
         volume = read_image(payload.query, assume_spacing=payload.assume_spacing)
     folder = payload.receipt.parent
@@ -91,6 +98,11 @@ def predict_case(payload: PredictPayload) -> CaseResult:
     with contextlib.closing(products):
         sweep = Sweep(predictor, volume, folder, products.listen, payload.outputs.write_voxel)
         prediction = sweep.run()
+        planned = tuple(
+            planned_files(payload.outputs, predictor.names, payload.case, payload.output)
+        )
+        spared = data_files(payload.query)
+        make_way(payload.receipt, payload.case, payload.output, planned, spared)
         made = products.write(predictor, volume, prediction)
     assumed = volume.native.assumed_spacing_xyz
     receipt = Receipt(
@@ -104,6 +116,7 @@ def predict_case(payload: PredictPayload) -> CaseResult:
         },
         run={
             "source": source,
+            "preview": payload.outputs.previews,
             "seconds": round(time.perf_counter() - started, 3),
             "peak_memory_mb": peak_memory_mb(),
             "predicted_memory_mb": round(sweep.need.ram / 2**20, 1),
@@ -113,36 +126,16 @@ def predict_case(payload: PredictPayload) -> CaseResult:
         },
     )
     write_receipt(payload.receipt, receipt)
+    forget_note(payload.receipt)
     return CaseResult("done", receipt.model_dump(mode="json"))
 
 
-def _remove_earlier(payload: PredictPayload) -> None:
+def claim_preview(payload: PredictPayload) -> None:
+    """Note in the receipt that the picture of the case is ours, before it is drawn."""
     receipt = read_receipt(payload.receipt)
-    content = {} if receipt is None else receipt.content
-    for path in files_of(content, payload.case, payload.output):
-        _remove(path)
-    _remove(payload.receipt)  # last, as it names the files
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise EnvironmentProblem(
-            "what an earlier run left cannot be removed",
-            file=path,
-            found=error.strerror,
-            fix="choose another output folder",
-        ) from error
-
-
-def file_state(path: Path) -> list[int] | None:
-    """Size and modification time (ns) of a file, None where it cannot be seen."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None  # reading it will say what is wrong
-    return [status.st_size, status.st_mtime_ns]
+    if receipt is not None and not receipt.run.get("preview"):
+        run = {**receipt.run, "preview": True}
+        write_receipt(payload.receipt, receipt.model_copy(update={"run": run}))
 
 
 def _entries(task: Task, payload: PredictPayload) -> list[TaskClass]:
@@ -151,9 +144,21 @@ def _entries(task: Task, payload: PredictPayload) -> list[TaskClass]:
 
 
 def predictor_of(payload: PredictPayload) -> Predictor:
-    """Model and task of a case; the last ones stay loaded in this process."""
+    """Model and task of a case; the last ones stay loaded in this process.
+
+    raises DataRefused where the task file holds another task than the run began with.
+    """
     state = file_state(payload.task)
     model, task = _load_once(payload.task, tuple(state or ()), payload.model, payload.device)
+    found = task.fingerprint()
+    if payload.fingerprint not in (None, found):
+        raise DataRefused(
+            "the task file was replaced while the run was going",
+            file=payload.task,
+            found=f"fingerprint {found[:12]}",
+            expected=f"fingerprint {str(payload.fingerprint)[:12]}, as when the run began",
+            fix="run the same line again, which does the cases left with the new task",
+        )
     return Predictor(
         model,
         task,
@@ -168,7 +173,7 @@ def predictor_of(payload: PredictPayload) -> Predictor:
 
 @functools.lru_cache(maxsize=1)
 def _load_once(
-    path: Path, state: tuple[int, ...], model: str | None, device: str
+    path: Path, state: tuple[str | int, ...], model: str | None, device: str
 ) -> tuple[Model, Task]:
     """`state` makes a changed task file another one."""
     task = read_task(path)
@@ -202,7 +207,7 @@ def _kept(payload: PredictPayload, model: Model, task: Task) -> Receipt | None:
     if receipt is None or not payload.output.exists():
         return None
     try:
-        state = file_state(payload.query)
+        state = volume_state(payload.query)
         if state is not None and state == receipt.run.get("source"):
             query = receipt.content["inputs"]["query"]
             native = read_grid(payload.query, assume_spacing=payload.assume_spacing)
@@ -210,7 +215,10 @@ def _kept(payload: PredictPayload, model: Model, task: Task) -> Receipt | None:
             volume = read_image(payload.query, assume_spacing=payload.assume_spacing)
             query, native = volume.content_hash(), volume.native
         assumed = native.assumed_spacing_xyz
-        if not matches(receipt, _inputs(payload, model, task, query, assumed)):
+        inputs = _inputs(payload, model, task, query, assumed)
+        if payload.any_precision:
+            inputs["parameters"]["precision"] = receipt.content["inputs"]["parameters"]["precision"]
+        if not matches(receipt, inputs):
             return None
         there = are_there(receipt.content, payload.case, payload.output, assumed)
         return receipt if there else None

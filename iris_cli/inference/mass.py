@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,13 @@ from torch import Tensor
 
 from iris_cli.errors import UsageError
 from iris_cli.inference.sliding import Decoding, Maps
-from iris_cli.inference.streaming import How, Segmentation, Wanted, WindowCounts
+from iris_cli.inference.streaming import (
+    How,
+    Segmentation,
+    Wanted,
+    WindowCounts,
+    refuse_no_numbers,
+)
 from iris_cli.inference.windows import gaussian_weight
 from iris_cli.model.model import Model
 from iris_cli.network.precision import autocast_type
@@ -42,6 +49,16 @@ OVERLAP = 0.5
 THRESHOLD = 0.5
 SMALLEST_WEIGHT = 1e-8
 
+_NO_LOGITS = "profile mass-1 decides on the working grid and gives no logits on another"
+UNSERVED: Mapping[str, str] = MappingProxyType(
+    {
+        "--skip-empty": "profile mass-1 works every window",
+        "--probabilities": _NO_LOGITS,
+        "--multilabel": _NO_LOGITS,
+    }
+)
+"""Options that the profile cannot serve, and why."""
+
 
 def label(
     model: Model,
@@ -55,21 +72,24 @@ def label(
 
     kept: indices of the classes to decide between; the groups of the task run whole. returns:
     labels of uint16 (Z, Y, X), a wider type where a value does not fit.
+    raises IrisError where a finite image gives scores that are not.
     """
     if how.skip_empty:
-        raise UsageError("profile mass-1 works every window", fix="leave out --skip-empty")
+        raise UsageError(UNSERVED["--skip-empty"], fix="leave out --skip-empty")
     if how.on_scores is not None:
         raise UsageError(
-            "profile mass-1 decides on the working grid and gives no logits on another",
-            fix="leave out --probabilities and --multilabel",
+            UNSERVED["--probabilities"], fix="leave out --probabilities and --multilabel"
         )
     values = [task.header.classes[index].value for index in kept]
     tokens = [torch.from_numpy(stage) for stage in task.tokens]
     wanted = Wanted(tokens, task.header.groups, kept, values)
     rows = _Rows(model, wanted, prepared, how)
-    labels = np.concatenate(
-        [decide(total, weights, sorted(values)) for total, weights in rows.finished()]
-    )
+    planes = []
+    for total, weights in rows.finished():
+        if not prepared.nonfinite:  # else its notes say that nothing can be found
+            refuse_no_numbers(total, rows.precision)
+        planes.append(decide(total, weights, sorted(values)))
+    labels = np.concatenate(planes)
     found = resample_nearest(keep_largest_parts(labels), prepared.grid, native)
     counts = np.bincount(found.ravel(), minlength=max(values) + 1)
     voxels = {value: int(counts[value]) for value in values}
@@ -120,7 +140,7 @@ def keep_largest_parts(labels: Labels) -> Labels:
 class _Rows:
     """Sums of weighted probabilities over the windows of a query, one row of windows after another.
 
-    windows: how many there are.
+    windows: how many there are. precision: that the network computes in.
     """
 
     def __init__(self, model: Model, wanted: Wanted, prepared: PreparedImage, how: How) -> None:
@@ -129,10 +149,10 @@ class _Rows:
         self._axes = [axis_starts(n, model.card.patch) for n in self._image.shape]
         self._how, self._places = how, wanted.by_value()
         device = torch.device(how.device)
-        precision = MassRecipe().precision(how.precision, how.device)
+        self.precision = MassRecipe().precision(how.precision, how.device)
         # Of the sigmoid, too, as in the published code.
-        self._kind = autocast_type(precision, device)
-        self._decode = Decoding(model.network, wanted.tokens, wanted.run, device, precision)
+        self._kind = autocast_type(self.precision, device)
+        self._decode = Decoding(model.network, wanted.tokens, wanted.run, device, self.precision)
         self._store = torch.device("cpu") if how.means.on_host else device
         self._weight = torch.from_numpy(gaussian_weight(self._patch, floor=0.0)).to(self._store)
         self.windows = math.prod(map(len, self._axes))

@@ -24,7 +24,9 @@ from iris_cli.errors import EnvironmentProblem
 from iris_cli.execution.memory import resident_bytes
 from iris_cli.inference.windows import Layout
 from iris_cli.model.model import Model
+from iris_cli.network.blocks import ResidualBlock
 from iris_cli.network.config import NetworkConfig
+from iris_cli.preparation import mass
 from iris_cli.task.task_file import Task
 from iris_cli.volume.grid import Grid
 from iris_cli.volume.reading import smallest_label_type
@@ -38,6 +40,10 @@ CLASS_BLOCKS = 8
 ACTIVATIONS = 8
 # What the libraries take for themselves when they are first used.
 LIBRARY_BYTES = 80_000_000
+# Of every working voxel of a profile that does not stream: labels of 16 bits in parts, joined, and
+# cleaned; float32 copies for statistics, parts of the body.
+WHOLE_LABELS = 6
+WHOLE_PREPARE = 16
 # Of every voxel in a slab while a query is prepared.
 PREPARE_SLAB = 20
 
@@ -65,13 +71,15 @@ class Means:
 AS_IT_COMES = Means()
 
 
-def ladder(first: Means, *, cuda: bool) -> Iterator[Means]:
-    """`first` and every rung below it."""
+def ladder(first: Means, *, cuda: bool, streamed: bool = True) -> Iterator[Means]:
+    """`first` and every rung below it. streamed: labels come slab by slab; profile iris-1 does."""
     yield first
     if first.window_batch > 1:
         yield (first := dataclasses.replace(first, window_batch=1))
     if cuda and not first.on_host:
         yield (first := dataclasses.replace(first, on_host=True))
+    if not streamed:
+        return
     if first.slab_voxels > SMALL_SLAB:
         yield (first := dataclasses.replace(first, slab_voxels=SMALL_SLAB))
     if not first.labels_in_file:
@@ -123,6 +131,16 @@ class Sizes:
         sums = 4 * classes * math.prod(layout.rows(0, rows))
         return cls(maps, sums, ACTIVATIONS * 4 * level)
 
+    @classmethod
+    def of_rows(
+        cls, config: NetworkConfig, shape: Sequence[int], patch: int, classes: int
+    ) -> Sizes:
+        """Of profile mass-1, which sums a row of windows along z. shape: working (z, y, x)."""
+        plane = math.prod(max(n, patch) for n in shape[1:])
+        sums = 4 * (classes + 1) * patch * plane
+        level = config.channels[0] * patch**3 // config.fold**3
+        return cls(sums, sums, ACTIVATIONS * 4 * level)
+
     @property
     def blend(self) -> int:
         """Of the form that is chosen: the smaller one."""
@@ -149,7 +167,9 @@ class Case:
 
     native, working: voxels. native_bytes: of the query's array. label_bytes: of the labels.
     resident: bytes the process holds before, the model among them. weights: bytes of the model.
-    write_voxel: bytes for each voxel while the largest file beside the labels is written.
+    write_voxel: bytes for each voxel while the largest file beside the labels is written. filters:
+    bytes of those that kernels will make of the weights. streamed: labels come slab by slab; else
+    they are decided on the working grid as a whole (profile mass-1).
     """
 
     native: int
@@ -162,6 +182,12 @@ class Case:
     weights: int
     cuda: bool
     write_voxel: int = 0
+    filters: int = 0
+    streamed: bool = True
+
+    def rungs(self, first: Means) -> Iterator[Means]:
+        """`first` and what may be done where it does not fit."""
+        return ladder(first, cuda=self.cuda, streamed=self.streamed)
 
     def predict(self, means: Means) -> Need:
         """The larger of: preparing the query, the network, writing and checking the labels."""
@@ -175,7 +201,11 @@ class Case:
         sweep += 0 if self.cuda else network + slab
         prepare = self.native_bytes + 4 * self.working
         prepare += PREPARE_SLAB * min(SLAB_VOXELS, self.native)
-        write = labels + max(2 * self.label_bytes, self.write_voxel * self.native)
+        if not self.streamed:
+            sweep += WHOLE_LABELS * self.working
+            prepare += WHOLE_PREPARE * self.working
+        sweep += self.filters
+        write = self.filters + labels + max(2 * self.label_bytes, self.write_voxel * self.native)
         most = max(prepare, sweep, write)
         return Need(self.resident + LIBRARY_BYTES + self.native_bytes + most, vram)
 
@@ -185,7 +215,7 @@ class Case:
         raises EnvironmentProblem where the last one is not.
         """
         need = self.predict(first)
-        for means in ladder(first, cuda=self.cuda):
+        for means in self.rungs(first):
             need = self.predict(means)
             if need.fits(limits):
                 return means, need
@@ -215,7 +245,12 @@ def case_of(
     layout = Layout.along_longest(working.shape_zyx, patch)
     values = [entry.value for entry in task.header.classes]
     kind = smallest_label_type(0, max(values))
-    sizes = Sizes.of(model.network.config, layout, len(values), len(task.header.groups), precision)
+    config, cuda = model.network.config, torch.device(device).type == "cuda"
+    sizes = Sizes.of(config, layout, len(values), len(task.header.groups), precision)
+    streamed = model.card.profile != mass.PROFILE
+    if not streamed:
+        kind = np.result_type(np.uint16, kind)
+        sizes = Sizes.of_rows(config, working.shape_zyx, model.card.patch, len(values))
     return Case(
         native=math.prod(native.shape_zyx),
         native_bytes=native_bytes,
@@ -225,8 +260,26 @@ def case_of(
         sizes=sizes,
         resident=resident_bytes() or 0,
         weights=sum(p.numel() * p.element_size() for p in model.network.parameters()),
-        cuda=torch.device(device).type == "cuda",
+        cuda=cuda,
         write_voxel=write_voxel,
+        filters=0 if cuda else _filter_bytes(model.network, precision),
+        streamed=streamed,
+    )
+
+
+def _filter_bytes(network: torch.nn.Module, precision: str) -> int:
+    """Most bytes of the filters that are still to be made; those that are there are resident.
+
+    Filters of deep maps have twice the weights (`kernels.depth_filter`).
+    """
+    item = 4 if precision == "fp32" else 2
+    blocks = [block for block in network.modules() if isinstance(block, ResidualBlock)]
+    return sum(
+        2 * item * parameter.numel()
+        for block in blocks
+        if not any(cache.is_used for cache in block.filters)
+        for parameter in block.parameters()
+        if parameter.ndim == 5
     )
 
 

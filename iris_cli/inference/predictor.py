@@ -19,7 +19,7 @@ import torch
 
 from iris_cli.errors import EnvironmentProblem
 from iris_cli.inference.case import Prediction, check_model, kept_classes, predict_volume
-from iris_cli.inference.memory import NO_LIMITS, Limits, Means, case_of, in_file, ladder
+from iris_cli.inference.memory import NO_LIMITS, Limits, Means, case_of, in_file
 from iris_cli.inference.streaming import How, MakeLabels, OnScores
 from iris_cli.model.model import Model
 from iris_cli.network.precision import Precision
@@ -137,7 +137,7 @@ class Sweep:
 
     def run(self) -> Prediction:
         """Where the device runs out of memory all the same, one rung further down, once more."""
-        rungs: Sequence[Means] = [*ladder(self.first, cuda=self._case.cuda)]
+        rungs: Sequence[Means] = [*self._case.rungs(self.first)]
         while True:
             try:
                 return self._try(self.means)

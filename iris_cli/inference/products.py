@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from iris_cli.errors import IrisError
+from iris_cli.execution.receipts import Receipt
 from iris_cli.execution.stages import stage
 from iris_cli.inference.case import Prediction
 from iris_cli.inference.class_masks import ClassMasks, mask_file
@@ -158,19 +159,33 @@ def are_there(content: Mapping[str, Any], case: str, output: Path, assumed: Assu
         return False
 
 
-def files_of(content: Mapping[str, Any], case: str, output: Path) -> Iterator[Path]:
-    """All files that an earlier run may have left for a case.
-
-    content: of its receipt, which names the label map. What is in the folders of the case counts
-    whether a receipt names it or not: the process that wrote it may have been killed.
-    """
+def planned_files(
+    wanted: Outputs, names: Mapping[int, str], case: str, output: Path
+) -> Iterator[Path]:
+    """All files that a case gets. names: label value -> class. output: of the label map."""
     yield output
-    yield preview_file(output, case)
-    said = content.get("output")
-    if isinstance(said, dict):
-        yield output.with_name(Path(str(said.get("file", output.name))).name)
-    for folder in (probability_folder(output, case), mask_folder(output, case)):
-        yield from (path for path in sorted(folder.glob("*")) if path.is_file())
+    if wanted.previews:
+        yield preview_file(output, case)
+    for value, name in names.items():
+        if wanted.probabilities is not None:
+            file = probability_file(value, name, wanted.ending)
+            yield probability_folder(output, case) / file
+        if wanted.multilabel:
+            yield mask_folder(output, case) / mask_file(name, wanted.ending)
+
+
+def files_of(receipt: Receipt, output: Path) -> Iterator[Path]:
+    """All files that a receipt names; what else lies beside them is somebody else's."""
+    said = receipt.content.get("output")
+    if not isinstance(said, dict):
+        return
+    if isinstance(said.get("file"), str):
+        yield output.with_name(Path(said["file"]).name)
+    if receipt.run.get("preview"):
+        yield preview_file(output, receipt.case)
+    for key, folder in (("probabilities", probability_folder), ("masks", mask_folder)):
+        for name in said.get(key) or ():
+            yield folder(output, receipt.case) / Path(name).name
 
 
 def _unusual(

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iris_cli.errors import IrisError
 from iris_cli.inference.blending import Blend, Groups, KeptMaps, RunningSums
 from iris_cli.inference.memory import AS_IT_COMES, CLASS_BLOCKS, Means, Sizes
 from iris_cli.inference.sliding import (
@@ -122,7 +123,10 @@ def segment(
     patch: Shape3,
     how: How,
 ) -> Segmentation:
-    """Labels on `native` from an image on `working`."""
+    """Labels on `native` from an image on `working`.
+
+    raises IrisError where the network's output is not finite.
+    """
     layout = Layout.along_longest(working.shape_zyx, patch)
     rows = max(2, layout.depth // 2)
     weight = torch.from_numpy(gaussian_weight(patch)).to(how.device)
@@ -146,7 +150,7 @@ def segment(
         ):
             window.release(slab.source.start)
             window.advance(slab.source.stop)
-            scores = _scores(window, slab, wanted, layout, how.means.slab_voxels)
+            scores = _scores(window, slab, wanted, layout, how)
             if how.on_scores is not None:
                 scores = _told(scores, slab, ranked[1:].tolist(), how.on_scores)
             winner = slab.winner(scores)
@@ -174,16 +178,38 @@ def _blend(
 
 
 def _scores(
-    window: SlidingWindow, slab: ScoreSlab, wanted: Wanted, layout: Layout, voxels: int
+    window: SlidingWindow, slab: ScoreSlab, wanted: Wanted, layout: Layout, how: How
 ) -> Iterator[Tensor]:
     """Blended logits of the classes by ascending label, a few classes at a time."""
     low, high = slab.source.start, slab.source.stop
     total = window.total_weight(low, high)
-    together = max(1, CLASS_BLOCKS * voxels // total.numel())
+    together = max(1, CLASS_BLOCKS * how.means.slab_voxels // total.numel())
     for group, members in itertools.groupby(wanted.by_value(), key=lambda place: place[0]):
         positions = [position for _, position in members]
         for first in range(0, len(positions), together):
-            yield from window.logits(slab.source, group, positions[first : first + together], total)
+            some = positions[first : first + together]
+            logits = window.logits(slab.source, group, some, total)
+            refuse_no_numbers(logits, how.precision)
+            yield from logits
+
+
+def refuse_no_numbers(scores: Tensor, precision: str) -> None:
+    """Refuse infinity and NaN: compared with another score they would pass for background.
+
+    precision: that the network computed in.
+    raises IrisError.
+    """
+    if bool(torch.isfinite(scores.sum())):  # one pass, and nothing as large as the scores
+        return
+    half = precision != "fp32"
+    raise IrisError(
+        f"the network's output is not finite in precision {precision}",
+        found="infinity or NaN among the scores of the classes",
+        expected="finite numbers",
+        fix="use --precision fp32"
+        if half
+        else "check model and task: their weights or tokens may be damaged; try --device cpu",
+    )
 
 
 def _told(

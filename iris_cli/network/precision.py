@@ -7,8 +7,9 @@ autocast.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -65,10 +66,57 @@ def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
 def compute_in(kind: torch.dtype | None, device: torch.device) -> Iterator[None]:
     """What is computed inside, forward, runs in this precision.
 
-    The backward pass may run outside: every operation goes back in the precision it had.
+    The backward pass may run outside: every operation goes back in the type it had. None is full
+    float32 on CUDA, too, where torch would round what convolutions multiply to 10 bits (TF32); a
+    backward pass outside does that as torch is set.
     """
-    with torch.autocast(device.type, dtype=kind, enabled=kind is not None):
+    full = kind is None and device.type == "cuda"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.autocast(device.type, dtype=kind, enabled=kind is not None))
+        if full:
+            stack.enter_context(_without_tf32)
         yield
+
+
+class _WithoutTF32:
+    """Convolutions and matrix products on CUDA in full float32 while anybody is inside.
+
+    Torch has one setting for all threads: the first one to enter keeps what it was, and the last
+    one to leave puts it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before: list[Any] = []
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = [getattr(place, name) for place, name, _ in _tf32_settings()]
+                for place, name, full in _tf32_settings():
+                    setattr(place, name, full)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                for (place, name, _full), before in zip(
+                    _tf32_settings(), self._before, strict=True
+                ):
+                    setattr(place, name, before)
+
+
+def _tf32_settings() -> list[tuple[Any, str, Any]]:
+    """Object, attribute, and the value without TF32."""
+    convolution, product = torch.backends.cudnn, torch.backends.cuda.matmul
+    if hasattr(convolution, "conv"):  # since torch 2.9, which refuses a mixture with the older one
+        return [(convolution.conv, "fp32_precision", "ieee"), (product, "fp32_precision", "ieee")]
+    return [(convolution, "allow_tf32", False), (product, "allow_tf32", False)]
+
+
+_without_tf32 = _WithoutTF32()
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -9,6 +9,7 @@ grow with the number of classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,8 @@ from iris_cli.network.kernels.mask_crop import MaskCrop, UpsampleTransposed, cro
 from iris_cli.network.recompute import run
 
 MAP_NORM_EPS = 1e-5
+NOTHING_POOLED = 1e-4
+"""Of the length that the normalised features of one voxel have: a mean below it counts as 0."""
 TOKEN_BLOCKS = 2
 MAP_VALUES_AT_ONCE = 2**22
 """How many values the context maps that exist together hold: 17 MB in fp32. The weights of the
@@ -189,7 +192,7 @@ class StageEncoder(nn.Module):
         if self.with_context:
             rows.append(self.norm_query(self.task_query).expand(count, -1, -1))
         if pooled is not None:
-            rows.append(self.norm_foreground(pooled)[:, None])
+            rows.append(self.norm_foreground(self._without_rounding(pooled))[:, None])
         return self.norm_combined(torch.cat(rows, dim=1))  # type: ignore[no-any-return]
 
     def _exchange(self, tokens: Tensor, read: ReadMap | None) -> Tensor:
@@ -201,6 +204,18 @@ class StageEncoder(nn.Module):
         if self.foreground_norm:
             return F.group_norm(features.float(), features.shape[1], eps=MAP_NORM_EPS)
         return features
+
+    def _without_rounding(self, pooled: Tensor) -> Tensor:
+        """Zero where rounding is all there is: normalised features over everything have mean 0.
+
+        pooled: (P, C). The norm of tokens would make a token of what is left, another one for
+        every order of the sum.
+        """
+        if not self.foreground_norm:
+            return pooled
+        of_one_voxel = math.sqrt(pooled.shape[1])
+        something = pooled.norm(dim=1, keepdim=True) >= NOTHING_POOLED * of_one_voxel
+        return torch.where(something, pooled, 0.0)
 
     def context_map(self, features: Tensor, episode: Tensor, of_masks: Tensor) -> Tensor:
         """The reference as seen through each mask.

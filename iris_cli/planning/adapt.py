@@ -170,8 +170,15 @@ def _within_hours(chosen: Preset, budget: Budget, *, is_last: bool) -> tuple[Pre
         return chosen, f"{training.steps} steps: {says}"
     if possible < STEPS_SHARE_MIN * training.steps and not is_last:
         return None
-    fewer = training.model_copy(update={"steps": max(1, possible)})
+    fewer = _shortened(training, max(1, possible))
     return chosen.model_copy(update={"training": fewer}), f"{says}, instead of {training.steps}"
+
+
+def _shortened(training: TrainingSettings, steps: int) -> TrainingSettings:
+    """The same schedule in fewer steps: its warm-up takes the same part of them."""
+    warmup = training.optimiser.warmup * steps // training.steps
+    optimiser = training.optimiser.model_copy(update={"warmup": warmup})
+    return training.model_copy(update={"steps": steps, "optimiser": optimiser})
 
 
 def _shape(chosen: Preset, training: TrainingSettings, device: Device) -> StepShape:

@@ -36,7 +36,8 @@ def split_cases(
 
     Only training subjects are split: test and unlabelled cases stay as they are declared. The
     subjects are put in the order of a hash of seed, set and subject, and the first fifth (rounded)
-    validates: the same on every machine, and a subject added later moves at most one.
+    validates: the same on every machine, and a subject added later moves at most one. A subject
+    with unlabelled cases does not validate, as pseudo tasks train on their images.
     image_hashes: case -> hash of its image; cases with the same image count as one subject.
     """
     by_role: dict[str, list[str]] = defaultdict(list)
@@ -64,7 +65,11 @@ def _split_training(
     subjects = sorted({subject_of[name] for name in training})
     if len(subjects) < SUBJECTS_MIN:
         return f"{len(subjects)} training subjects: too few to set one aside for validation"
-    ordered = sorted(subjects, key=lambda s: _rank(s, set_name, seed))
+    unlabelled = {subject_of[name] for name in by_role["unlabelled"]}
+    free = [subject for subject in subjects if subject not in unlabelled]
+    if not free:
+        return "every subject has unlabelled cases, which are trained on: none validates"
+    ordered = sorted(free, key=lambda s: _rank(s, set_name, seed))
     chosen = set(ordered[: max(1, round(VALIDATE_SHARE * len(subjects)))])
     by_role["validate"] += [name for name in training if subject_of[name] in chosen]
     by_role["train"] = [name for name in training if subject_of[name] not in chosen]
@@ -77,8 +82,8 @@ def _split_training(
 def _merge_twins(
     cases: Sequence[Case], image_hashes: Mapping[str, str]
 ) -> tuple[dict[str, str], str]:
-    """Case -> subject of the training cases, subjects that share an image made one, and why."""
-    subject_of = {case.name: case.subject for case in cases if case.role == "train"}
+    """Case -> subject of all that is trained on, subjects that share an image made one, and why."""
+    subject_of = {c.name: c.subject for c in cases if c.role in ("train", "unlabelled")}
     twins: dict[str, list[str]] = defaultdict(list)
     for name in sorted(subject_of):
         if name in image_hashes:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from iris_cli.planning.plan import Plan, SetPlan
 from iris_cli.preparation.store import view_name
-from iris_cli.training.settings import CaseForTraining, SetForTraining
+from iris_cli.training.settings import CaseForTraining, LabelTable, SetForTraining
 
 
 def sets_for_training(plan: Plan, workspace: Path) -> tuple[SetForTraining, ...]:
@@ -25,6 +25,11 @@ def sets_for_training(plan: Plan, workspace: Path) -> tuple[SetForTraining, ...]
             held_out_classes=planned.held_out_classes,
             symmetric=planned.symmetric,
             mirror_pairs=planned.mirror_pairs,
+            table=LabelTable(
+                classes=planned.classes,
+                ignore_value=planned.ignore_value,
+                absent_is_background=planned.absent_means == "background",
+            ),
         )
         for name, planned in plan.sets.items()
         if planned.train or planned.unlabelled

@@ -146,7 +146,8 @@ RULES: Mapping[Code, Rule] = MappingProxyType(
         ),
         Code.MISSING_LABEL: Rule(
             _REFUSED,
-            "A training case without label map; accepted, the case counts as unlabelled.",
+            "A training or validation case without label map; accepted, the case counts as "
+            "unlabelled, whatever its declared role.",
             'add it, or give the case the role "unlabelled" in "iris".roles',
         ),
         Code.LABEL_WITHOUT_IMAGE: Rule(
@@ -156,7 +157,8 @@ RULES: Mapping[Code, Rule] = MappingProxyType(
         ),
         Code.SUBJECT_ACROSS_ROLES: Rule(
             _REFUSED,
-            "One subject has cases in several roles: what is scored was seen in training.",
+            "One subject has cases that are scored and others that are trained on, or is both "
+            "validated and tested on.",
             "correct `roles` or `subjects` in dataset.json",
         ),
         Code.SUBJECTS_ALIKE: Rule(

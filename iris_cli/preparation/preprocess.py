@@ -2,8 +2,8 @@
 
 Every channel becomes a view (`store`). A view is kept when its receipt has the same inputs: content
 hashes of the voxels read, and every parameter the result depends on. Reading all voxels again only
-to find that nothing changed would make resuming as slow as starting, so a file whose size and
-modification time are those in the receipt's `run` section is taken to have the content it had.
+to find that nothing changed would make resuming as slow as starting, so a file whose path, size and
+times are those in the receipt's `run` section is taken to have the content it had.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from iris_cli.errors import DataRefused
 from iris_cli.execution.jobs import CaseResult
-from iris_cli.execution.receipts import Receipt, matches
+from iris_cli.execution.receipts import Receipt, matches, write_receipt
 from iris_cli.execution.stages import stage
 from iris_cli.files.publish import remove_leftovers
 from iris_cli.preparation.prepare import PreparedImage, prepare_image
@@ -32,12 +32,14 @@ from iris_cli.preparation.store import (
     StoredClass,
     describe_classes,
     read_stored_receipt,
+    receipt_path,
     view_name,
     write_case,
 )
 from iris_cli.volume.grid import Grid, GridMatch
 from iris_cli.volume.reading import Volume, read_grid, read_image, read_labels
 from iris_cli.volume.resampling import resample_labels
+from iris_cli.volume.state import VolumeState, volume_state
 
 GUESS = "guess"  # a set without one modality: every case by its own voxels
 
@@ -280,25 +282,22 @@ def _kept(payload: PreprocessPayload, channel: int) -> Receipt | None:
         else _label_hash(payload.label),
         "parameters": payload.parameters(channel),
     }
-    return receipt if matches(receipt, inputs) else None
+    if not matches(receipt, inputs):
+        return None
+    if seen != states:
+        # So that the next run need not read the files either.
+        receipt = receipt.model_copy(update={"run": {**receipt.run, "sources": states}})
+        write_receipt(receipt_path(payload.folder, receipt.case), receipt, indent=None)
+    return receipt
 
 
 def _label_hash(path: Path | None) -> str | None:
     return None if path is None else read_labels(path).content_hash()
 
 
-def _file_states(payload: PreprocessPayload, channel: int) -> dict[str, list[int] | None]:
-    return {"image": _state(payload.images[channel]), "label": _state(payload.label)}
-
-
-def _state(path: Path | None) -> list[int] | None:
-    if path is None:
-        return None
-    try:
-        status = path.stat()
-    except OSError:
-        return None  # reading it will say what is wrong
-    return [status.st_size, status.st_mtime_ns]
+def _file_states(payload: PreprocessPayload, channel: int) -> dict[str, VolumeState | None]:
+    label = None if payload.label is None else volume_state(payload.label)
+    return {"image": volume_state(payload.images[channel]), "label": label}
 
 
 def _summary(receipts: list[Receipt]) -> dict[str, Any]:

@@ -82,10 +82,17 @@ class StoredCase(Record):
 class StoredVolume:
     """A view opened for reading; arrays are opened at the first crop and read crop by crop."""
 
-    def __init__(self, folder: Path, stored: StoredCase, outputs: Mapping[str, str | None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        stored: StoredCase,
+        outputs: Mapping[str, str | None],
+        parameters: Mapping[str, Any],
+    ) -> None:
         self.folder = folder
         self.stored = stored
         self.outputs = dict(outputs)
+        self.parameters = dict(parameters)
 
     @property
     def name(self) -> str:
@@ -120,7 +127,7 @@ class StoredVolume:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Open arrays stay with the process that opened them.
-        return (StoredVolume, (self.folder, self.stored, self.outputs))
+        return (StoredVolume, (self.folder, self.stored, self.outputs, self.parameters))
 
 
 def store_key(spacing_mm: float, profile: str, store_version: int = STORE_VERSION) -> str:
@@ -209,7 +216,8 @@ def open_case(folder: Path, name: str) -> StoredVolume:
             fix="run `iris preprocess`; it writes what is missing and keeps the rest",
         )
     stored = parse_record(receipt.content["stored"], StoredCase, file=file)
-    return StoredVolume(folder, stored, receipt.content["outputs"])
+    parameters = receipt.content["inputs"].get("parameters", {})
+    return StoredVolume(folder, stored, receipt.content["outputs"], parameters)
 
 
 def list_cases(folder: Path) -> tuple[str, ...]:

@@ -128,20 +128,29 @@ def rename(task: Task, names: Mapping[str, str], values: Mapping[str, int] | Non
 
 @dataclass(frozen=True)
 class _Demand:
-    """What a task asks of a query, and how one is made that asks for something else."""
+    """What a task asks of a query, and how one is made that asks for something else.
+
+    shown: what messages show of it, where that is not the thing itself.
+    """
 
     what: str
     of: Callable[[TaskHeader], object]
     fix: str
+    shown: Callable[[TaskHeader], object] | None = None
+
+    def said(self, header: TaskHeader) -> str:
+        """For messages."""
+        return _said((self.shown or self.of)(header))
 
 
 _DEMANDS = (
     _Demand(
         "model",
-        lambda header: (
+        lambda header: header.model.fingerprint,  # a copy under another name is the same model
+        "encode one of them again with --model",
+        shown=lambda header: (
             f"{header.model.name} {header.model.version} ({header.model.fingerprint[:12]})"
         ),
-        "encode one of them again with --model",
     ),
     _Demand("profile", lambda header: header.profile, "encode one of them again"),
     _Demand("working spacing", lambda header: header.spacing_mm, "encode one again with --spacing"),
@@ -157,11 +166,11 @@ _DEMANDS = (
 def _refuse_other_work(first: NamedTask, other: NamedTask) -> None:
     """One encoding serves tasks of one model that want the query in one form."""
     for demand in _DEMANDS:
-        mine, yours = demand.of(first.task.header), demand.of(other.task.header)
-        if not _same(mine, yours):
+        mine, yours = first.task.header, other.task.header
+        if not _same(demand.of(mine), demand.of(yours)):
             raise DataRefused(
                 f"the tasks {first.name!r} and {other.name!r} differ in their {demand.what}",
-                found=f"{first.name}: {_said(mine)}; {other.name}: {_said(yours)}",
+                found=f"{first.name}: {demand.said(mine)}; {other.name}: {demand.said(yours)}",
                 expected=f"one {demand.what}, as one encoding of the query serves all tasks",
                 fix=f"{demand.fix}, or predict with them one after the other",
             )

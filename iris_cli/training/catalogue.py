@@ -154,6 +154,7 @@ def _read_set(settings: SetForTraining) -> TrainingSet:
                 file=settings.store / f"{wanted.view}.json",
                 fix="take it out of the plan's train list",
             )
+        _check_table(volume, settings)
         cases.append(_case(volume, settings, use_labels=wanted.labels))
     if not cases:
         raise DataRefused(
@@ -164,6 +165,22 @@ def _read_set(settings: SetForTraining) -> TrainingSet:
     _check_names(settings, cases)
     partners = {a: b for pair in settings.mirror_pairs for a, b in (pair, pair[::-1])}
     return TrainingSet(settings, tuple(cases), partners)
+
+
+def _check_table(volume: StoredVolume, settings: SetForTraining) -> None:
+    """A label map says nothing without its table: with an old one, liver is learned as spleen."""
+    if settings.table is None or not volume.stored.labelled:
+        return
+    planned = settings.table.model_dump(mode="json")
+    other = [key for key, value in planned.items() if volume.parameters.get(key) != value]
+    if other:
+        raise DataRefused(
+            f"{volume.name} of {settings.name} was preprocessed with other classes than the plan's",
+            file=settings.store / f"{volume.name}.json",
+            found={key: volume.parameters.get(key) for key in other},
+            expected={key: planned[key] for key in other},
+            fix="run `iris preprocess`",
+        )
 
 
 def _check_names(settings: SetForTraining, cases: Sequence[Case]) -> None:

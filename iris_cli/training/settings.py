@@ -225,6 +225,14 @@ class CaseForTraining(Record):
     """Whether its label map may be used; otherwise only pseudo tasks see it."""
 
 
+class LabelTable(Record):
+    """What a plan says of the label values of a set, under the names of a view's receipt."""
+
+    classes: dict[str, tuple[int, ...]]
+    ignore_value: int | None = None
+    absent_is_background: bool = True
+
+
 class SetForTraining(Record):
     """One data set of a run."""
 
@@ -244,7 +252,10 @@ class SetForTraining(Record):
     """Left and right may be exchanged freely."""
     mirror_pairs: tuple[tuple[str, str], ...] = ()
     """Classes that change places when an image is mirrored left to right."""
+    table: LabelTable | None = None
+    """Views that were preprocessed with another one are refused; None: the views' own is taken."""
 
     def description(self) -> dict[str, object]:
-        """Everything but where the store lies: part of the plan's fingerprint."""
-        return self.model_dump(mode="json", exclude={"store"})
+        """Part of the plan's fingerprint: without the place of the store, and without the table,
+        as the tables of the views are part of the data's fingerprint."""
+        return self.model_dump(mode="json", exclude={"store", "table"})

@@ -44,12 +44,16 @@ class TextHeader:
     notes: tuple[str, ...]
 
 
-def read_text_header(path: Path, assume_spacing_xyz: tuple[float, ...] | None) -> TextHeader:
-    """Header and geometry only."""
+def read_claim_of_text(path: Path) -> Claim:
+    """What a header says, before it is held against its voxels."""
     with opened(path) as (file, _):
         block = file.read(MAX_HEADER_BYTES)
-    suffix = path.suffix.lower()
-    claim = parse_nrrd(block, path) if suffix == ".nrrd" else parse_meta(block, path)
+    return parse_nrrd(block, path) if path.suffix.lower() == ".nrrd" else parse_meta(block, path)
+
+
+def read_text_header(path: Path, assume_spacing_xyz: tuple[float, ...] | None) -> TextHeader:
+    """Header and geometry only."""
+    claim = read_claim_of_text(path)
     shape_xyz = three_axes(list(claim.sizes_xyz), path)
     if claim.components != 1:
         raise DataRefused(

@@ -13,7 +13,7 @@ from pathlib import Path
 from iris_cli.errors import UsageError
 from iris_cli.model.registry import find_by_name
 from iris_cli.task.combining import Grouping, NamedTask, combine
-from iris_cli.task.task_file import TASK_ENDING, TaskHeader, read_task, write_task
+from iris_cli.task.task_file import TASK_ENDING, Task, TaskHeader, read_task, write_task
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,19 @@ def task_of_call(
         return TaskOfCall(paths[0])
     tasks = read_tasks(paths)
     together = combine(tasks, grouping=grouping, renumber=renumber)
-    path = folder / f"{together.fingerprint()[:12]}{TASK_ENDING}"
+    path = folder / _file_name(together)
     parts = tuple(one.task.fingerprint() for one in tasks)
     return TaskOfCall(write_task(path, together), parts, joint)
+
+
+def under_fingerprint(path: Path, folder: Path) -> Path:
+    """The file of a task in `folder` under its fingerprint, which no later task replaces."""
+    task = read_task(path)
+    return write_task(folder / _file_name(task), task)
+
+
+def _file_name(task: Task) -> str:
+    return f"{task.fingerprint()[:12]}{TASK_ENDING}"
 
 
 def read_tasks(paths: Sequence[Path]) -> list[NamedTask]:

@@ -49,19 +49,17 @@ def convert(
     progress: Progress | None = None,
     stop: StopRequest | None = None,
 ) -> ConversionReport:
-    """Convert `source` into `target`, by default `<workspace>/raw/<name>`; resumes by itself.
+    """Convert `source` into `target`, by default a folder of `<workspace>/raw`; resumes by itself.
 
+    That folder is named after the public set, or after the source where `name` is a form of data.
     split: `author`, `subject-5fold`, or a .json file of case lists. A case that fails is in the
     report, whose exit code is 3 then. raises UsageError, DataRefused where nothing of the set is
     there, EnvironmentProblem for disks and permissions, Stopped on a signal.
     """
-    from dataset_conversion.registry import find_converter, run
-    from dataset_conversion.scan import PublicSet
+    from dataset_conversion.registry import default_folder, run
 
     if target is None:
-        is_set = isinstance(find_converter(name), PublicSet)
-        folder = name if is_set else source.resolve().name.partition(".")[0]
-        target = workspace / RAW / folder
+        target = workspace / RAW / default_folder(name, source)
     return run(
         name,
         source,

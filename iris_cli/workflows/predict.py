@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ import numpy as np
 import torch
 
 from iris_cli.dataset.label_files import LABELS_FILE, read_labels_file
-from iris_cli.dataset.queries import FoundQueries, QueryVolume, search_queries
+from iris_cli.dataset.queries import FoundQueries, QueryVolume, search_files, search_queries
 from iris_cli.errors import DataRefused, EnvironmentProblem, IrisError, UsageError
 from iris_cli.execution.failures import FAILURES, note_failures
 from iris_cli.execution.jobs import CaseJob, RunSummary, run_cases
+from iris_cli.execution.outcomes import Outcome
 from iris_cli.execution.progress import Progress
 from iris_cli.execution.signals import StopRequest
+from iris_cli.inference.case import RECIPES as QUERY_RECIPES
 from iris_cli.inference.case import kept_classes
 from iris_cli.inference.class_masks import check_mask_files
 from iris_cli.inference.job import (
@@ -33,7 +35,9 @@ from iris_cli.inference.job import (
 )
 from iris_cli.inference.legend import write_legend
 from iris_cli.inference.memory import NO_LIMITS, Limits, Means, case_of
-from iris_cli.inference.outputs import PLAIN, Outputs
+from iris_cli.inference.outputs import PLAIN, PREVIEWS, Outputs
+from iris_cli.inference.probabilities import PROBABILITIES
+from iris_cli.inference.products import planned_files
 from iris_cli.inference.sliding import Decoding
 from iris_cli.inference.statistics_file import write_statistics
 from iris_cli.inference.windows import window_starts
@@ -43,7 +47,8 @@ from iris_cli.task.combining import Grouping
 from iris_cli.task.encoding import RECIPES
 from iris_cli.task.task_file import Task, TaskClass, read_task
 from iris_cli.volume.reading import AssumedSpacing, is_volume, read_grid
-from iris_cli.workflows.combined import TaskOfCall, own_model, task_of_call
+from iris_cli.volume.state import data_files
+from iris_cli.workflows.combined import TaskOfCall, own_model, task_of_call, under_fingerprint
 from iris_cli.workflows.encode_task import ReferenceSource, encode_task
 from iris_cli.workflows.previews import predict_and_draw
 
@@ -226,18 +231,19 @@ def predict(
 
     inputs: a folder, a volume, a text file that lists volumes, or several of these.
     task: one or more task files, worked over one encoding of each query; or references, which are
-    encoded first, into OUT/.iris/references.task.pt.
+    encoded first, into OUT/.iris/references.task.pt, and used under their fingerprint.
     A case that fails does not end the run: it is in the report, whose exit code is 3 then (4 where
     nothing could be done because of the data).
-    raises UsageError where an output would replace its query or stand among the queries,
-    DataRefused for a task of another model or an OUT whose labels.json gives a value or name of
-    this task another meaning, Stopped on a signal with everything so far saved.
+    raises UsageError where an output would replace a query or stand among the queries, and for
+    options that the profile of the model cannot serve, DataRefused for a task of another model or
+    an OUT whose labels.json gives a value or name of this task another meaning, Stopped on a signal
+    with everything so far saved.
     """
     settings = settings or PredictSettings()
     prepared = _prepare(inputs, output, task, references, settings, output / HIDDEN)
     legend = {entry.value: entry.name for entry in prepared.classes}
     # Before the cases: no label map stands there without the names of its values.
-    write_legend(output, {**prepared.legend, **legend})
+    write_legend(output, {**_read_legend(output, prepared.classes), **legend})
     run = run_cases(
         [CaseJob(payload.case, payload) for payload in prepared.payloads],
         predict_and_draw if settings.outputs.previews else predict_case,
@@ -250,8 +256,10 @@ def predict(
     )
     note_failures(output / HIDDEN / FAILURES, run)
     write_statistics(output, output / HIDDEN)
-    if not _other_label_maps(output, prepared.payloads):
-        write_legend(output, legend)
+    # Read again: other lines may have worked in this folder meanwhile.
+    others = _other_label_maps(output, prepared.payloads, run.outcomes)
+    before = _read_legend(output, prepared.classes) if others else {}
+    write_legend(output, {**before, **legend})
     parts = prepared.payloads[0].parts
     return PredictReport(run, output, prepared.task, prepared.classes, prepared.notes, parts)
 
@@ -290,7 +298,6 @@ class _Prepared:
     task: Task
     classes: tuple[TaskClass, ...]
     notes: tuple[str, ...]
-    legend: dict[int, str]  # what labels.json in the output folder says so far
 
 
 def _prepare(
@@ -313,13 +320,13 @@ def _prepare(
     if references is not None:
         # Looked for first, so that a refusal of the inputs comes before anything is written.
         for query in _find(inputs, REFERENCES_CHANNEL).queries:
-            _target(query, output, settings.outputs.ending)
+            _target(query, output, settings.outputs)
         # No classes are picked here: the group stays whole, so that --classes means the same
         # with a task and with references.
-        task = hidden / REFERENCES_TASK
+        encoded = hidden / REFERENCES_TASK
         encode_task(
             references,
-            task,
+            encoded,
             model=settings.model,
             device=settings.device,
             precision=settings.precision,
@@ -327,6 +334,7 @@ def _prepare(
             assume_spacing=settings.assume_spacing,
             reuse=True,
         )
+        task = under_fingerprint(encoded, hidden)
     assert task is not None
     files = [task] if isinstance(task, Path) else list(task)
     first = read_task(files[0]).header
@@ -338,23 +346,47 @@ def _prepare(
     model, header = loaded.model, loaded.task.header
     # What the profile makes of it, so that receipts say what was computed in.
     precision = RECIPES[model.card.profile].precision(payloads[0].precision, settings.device)
-    payloads = tuple(replace(payload, precision=precision) for payload in payloads)
+    used_as = loaded.task.fingerprint()
+    payloads = tuple(replace(p, precision=precision, fingerprint=used_as) for p in payloads)
     kept = kept_classes(header, settings.classes)
     classes = tuple(header.classes[index] for index in kept)
-    legend = check_outputs(output, classes, settings.outputs)
-    return _Prepared(payloads, model, loaded.task, classes, found.notes, legend)
+    check_outputs(output, classes, settings, model.card.profile)
+    _refuse_outputs_on_queries(payloads, loaded.names)
+    return _Prepared(payloads, model, loaded.task, classes, found.notes)
 
 
-def check_outputs(output: Path, classes: Sequence[TaskClass], outputs: Outputs) -> dict[int, str]:
-    """What `labels.json` of OUT says so far, value -> name.
+def check_outputs(
+    output: Path, classes: Sequence[TaskClass], settings: PredictSettings, profile: str
+) -> None:
+    """Whether these outputs of these classes can be made by this profile and written to OUT.
 
-    raises UsageError and DataRefused where these outputs of these classes cannot be written there.
+    raises UsageError and DataRefused where they cannot.
     """
+    outputs = settings.outputs
+    asked = {
+        "--skip-empty": settings.skip_empty,
+        "--probabilities": outputs.probabilities is not None,
+        "--multilabel": outputs.multilabel,
+    }
+    QUERY_RECIPES[profile].check([option for option, given in asked.items() if given])
     names = [entry.name for entry in classes]
     outputs.cleaning.check(names)
     if outputs.multilabel:
         check_mask_files(names)
-    return _read_legend(output, classes)
+    _read_legend(output, classes)
+
+
+def _refuse_outputs_on_queries(
+    payloads: Sequence[PredictPayload], names: Mapping[int, str]
+) -> None:
+    """Refuse a query that lies where any case of this call is written."""
+    queries = {
+        file.resolve(): payload.query for payload in payloads for file in data_files(payload.query)
+    }
+    for payload in payloads:
+        for path in planned_files(payload.outputs, names, payload.case, payload.output):
+            if path.resolve() in queries:
+                raise _replaces(queries[path.resolve()])
 
 
 def _refuse_input_folder(inputs: Path | Sequence[Path], output: Path) -> None:
@@ -391,9 +423,12 @@ def _read_legend(output: Path, classes: Sequence[TaskClass]) -> dict[int, str]:
     return legend
 
 
-def _other_label_maps(output: Path, payloads: Sequence[PredictPayload]) -> bool:
-    """Whether OUT holds volumes that are no output of this run."""
-    own = {payload.output.name for payload in payloads}
+def _other_label_maps(
+    output: Path, payloads: Sequence[PredictPayload], outcomes: Sequence[Outcome]
+) -> bool:
+    """Whether OUT holds volumes that are no output of this run, or of a case that failed in it."""
+    done = {outcome.name for outcome in outcomes if outcome.result is not None}
+    own = {payload.output.name for payload in payloads if payload.case in done}
     return any(
         is_volume(path) and not path.name.startswith(".") and path.name not in own
         for path in output.iterdir()
@@ -404,7 +439,11 @@ def _find(inputs: Path | Sequence[Path], channel: int) -> FoundQueries:
     paths = [inputs] if isinstance(inputs, Path) else list(inputs)
     if not paths:
         raise UsageError("there is nothing to segment", fix="give a folder, a file or a list")
-    found = [search_queries(path, channel=channel) for path in paths]
+    files = [path for path in paths if is_volume(path) and not path.is_dir()]
+    found = [search_queries(path, channel=channel) for path in paths if path not in files]
+    if files:
+        distinct = {path.resolve(): path for path in reversed(files)}
+        found.append(search_files(sorted(distinct.values()), channel=channel))
     by_name: dict[str, QueryVolume] = {}
     for query in (query for one in found for query in one.queries):
         other = by_name.setdefault(query.name, query)
@@ -425,7 +464,7 @@ def _payload(
     return PredictPayload(
         case=query.name,
         query=query.path,
-        output=_target(query, output, settings.outputs.ending),
+        output=_target(query, output, settings.outputs),
         task=task.path,
         parts=task.parts,
         joint=task.joint,
@@ -433,6 +472,8 @@ def _payload(
         classes=settings.classes,
         device=settings.device,
         precision=choose_precision(settings.precision, settings.device),
+        # Nodes that choose differently would undo each other's cases.
+        any_precision=settings.precision == "auto",
         skip_empty=settings.skip_empty,
         window_batch=settings.window_batch,
         limits=settings.limits,
@@ -441,15 +482,26 @@ def _payload(
     )
 
 
-def _target(query: QueryVolume, output: Path, ending: str) -> Path:
-    target = output / f"{query.name}{ending}"
-    if target.resolve() == query.path.resolve():
+def _target(query: QueryVolume, output: Path, outputs: Outputs) -> Path:
+    reserved = {PREVIEWS: outputs.previews, PROBABILITIES: outputs.probabilities is not None}
+    if query.name in reserved and (reserved[query.name] or outputs.multilabel):
         raise UsageError(
-            "the output would replace the volume itself",
+            f"a case cannot be named {query.name!r} here: a folder of the outputs has that name",
             file=query.path,
-            fix="choose another output folder",
+            fix="rename the volume, or leave out --previews, --probabilities and --multilabel",
         )
+    target = output / f"{query.name}{outputs.ending}"
+    if target.resolve() in {file.resolve() for file in data_files(query.path)}:
+        raise _replaces(query.path)
     return target
+
+
+def _replaces(query: Path) -> UsageError:
+    return UsageError(
+        "the output would replace the volume itself",
+        file=query,
+        fix="choose another output folder",
+    )
 
 
 def _time_window(prepared: _Prepared, settings: PredictSettings) -> float:

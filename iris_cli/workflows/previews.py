@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from iris_cli.execution.jobs import CaseResult
 from iris_cli.execution.stages import stage
-from iris_cli.inference.job import PredictPayload, predict_case, predictor_of
+from iris_cli.inference.job import PredictPayload, claim_preview, predict_case, predictor_of
 from iris_cli.inference.outputs import preview_file
 from iris_cli.volume.reading import read_image, read_labels
 
@@ -18,6 +18,7 @@ def predict_and_draw(payload: PredictPayload) -> CaseResult:
     path = preview_file(payload.output, payload.case)
     if result.status == "done" or not path.exists():
         with stage("drawing the preview", path):
+            claim_preview(payload)
             _draw(payload)
     return result
 

@@ -6,19 +6,27 @@ What is in it decides the prediction as of any file; one that fails is tried aga
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from iris_cli.dataset.layout import list_volumes
+from iris_cli.dataset.layout import list_volumes, split_channel
 from iris_cli.errors import DataRefused, EnvironmentProblem, IrisError, UsageError
 from iris_cli.execution.progress import Progress
 from iris_cli.execution.signals import StopRequest
 from iris_cli.execution.supervisor import wait_for
-from iris_cli.volume.reading import volume_ending, volume_name
+from iris_cli.volume.reading import volume_name
+from iris_cli.volume.state import VolumeState, volume_state
 from iris_cli.workflows.encode_task import ReferenceSource
-from iris_cli.workflows.predict import PredictReport, PredictSettings, check_outputs, predict
+from iris_cli.workflows.predict import (
+    REFERENCES_CHANNEL,
+    PredictReport,
+    PredictSettings,
+    check_outputs,
+    predict,
+)
 from iris_cli.workflows.predictor import load_predictor
 
 QUIET_S = 5.0
@@ -26,9 +34,6 @@ QUIET_S = 5.0
 
 LOOKS_PER_QUIET = 4
 """How often a folder is looked at while a file has to keep still."""
-
-State = tuple[tuple[int, int], ...]
-"""Size and time (ns) of the files of a volume."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +54,16 @@ class Watched:
 class Arrivals:
     """The volumes of a folder that have kept still and were not taken yet.
 
-    quiet_s: seconds they have to keep still.
+    quiet_s: seconds they have to keep still. channel: whose files give cases their names.
     """
 
     folder: Path
     quiet_s: float
-    _since: dict[Path, tuple[State, float]] = field(default_factory=dict)
-    _taken: dict[Path, State] = field(default_factory=dict)
+    channel: int = 0
+    _since: dict[Path, tuple[VolumeState, float]] = field(default_factory=dict)
+    _taken: dict[Path, VolumeState] = field(default_factory=dict)
+    # With the volume that was there before.
+    _refused: dict[Path, tuple[VolumeState, Path]] = field(default_factory=dict)
 
     def take(self, now: float) -> list[Path]:
         """Volumes that are whole at `now` (seconds of a clock that only grows); each once.
@@ -67,9 +75,10 @@ class Arrivals:
             volumes = list_volumes(self.folder)
         except FileNotFoundError:
             raise EnvironmentProblem("the watched folder has gone", file=self.folder) from None
+        self._forget({*volumes})
         for path in volumes:
-            state = _state(path)
-            if state is None or self._taken.get(path) == state:
+            state = volume_state(path)
+            if state is None or state in (self._taken.get(path), self._refusal_of(path)):
                 continue
             before, since = self._since.setdefault(path, (state, now))
             if before != state:
@@ -80,10 +89,36 @@ class Arrivals:
                 found.append(path)
         return found
 
-    def twin(self, path: Path) -> Path | None:
-        """Another volume of this name that was taken before: both would have one output."""
+    def refuse_twin(self, path: Path) -> Path | None:
+        """Give back a taken volume where one of its case was taken before it, which is returned.
+
+        It is not taken again before it changes, or the other one goes.
+        """
+        case = self.case_of(path)
+        before = itertools.takewhile(lambda taken: taken != path, self._taken)
+        twin = next((taken for taken in before if self.case_of(taken) == case), None)
+        if twin is not None:
+            self._refused[path] = (self._taken.pop(path), twin)
+        return twin
+
+    def case_of(self, path: Path) -> str:
+        """The name of the output of a volume, whatever arrives together with it."""
         name = volume_name(path)
-        return next((p for p in self._taken if p != path and volume_name(p) == name), None)
+        parts = split_channel(name)
+        return parts[0] if parts is not None and parts[1] == self.channel else name
+
+    def _refusal_of(self, path: Path) -> VolumeState | None:
+        return self._refused[path][0] if path in self._refused else None
+
+    def _forget(self, there: Collection[Path]) -> None:
+        """Drop what is known of volumes that have gone."""
+        self._since = {path: seen for path, seen in self._since.items() if path in there}
+        self._taken = {path: state for path, state in self._taken.items() if path in there}
+        self._refused = {
+            path: (state, twin)
+            for path, (state, twin) in self._refused.items()
+            if path in there and twin in there
+        }
 
 
 def watch(
@@ -102,8 +137,8 @@ def watch(
     such folder or the output is that folder, and as `predict` does for tasks that cannot be used.
     """
     settings, stop = settings or PredictSettings(), stop or StopRequest()
-    _refuse_early(watched, output, tasks, references, settings)
-    arrivals = Arrivals(watched.folder, watched.quiet_s)
+    channel = _refuse_early(watched, output, tasks, references, settings)
+    arrivals = Arrivals(watched.folder, watched.quiet_s, channel)
 
     def run(paths: Sequence[Path]) -> None:
         report = predict(
@@ -121,16 +156,16 @@ def watch(
         while True:
             stop.raise_if_requested("every file that was taken is done")
             paths = _without_twins(arrivals, watched, arrivals.take(time.monotonic()))
-            if paths:
-                _run_each(paths, watched, run)
-            else:
+            for some in _named_alike(arrivals, paths):
+                _run_each(some, watched, run)
+            if not paths:
                 wait_for([], stop, watched.quiet_s / LOOKS_PER_QUIET)
 
 
 def _without_twins(arrivals: Arrivals, watched: Watched, paths: Sequence[Path]) -> list[Path]:
     kept = []
     for path in paths:
-        twin = arrivals.twin(path)
+        twin = arrivals.refuse_twin(path)
         if twin is None:
             kept.append(path)
             continue
@@ -139,6 +174,16 @@ def _without_twins(arrivals: Arrivals, watched: Watched, paths: Sequence[Path]) 
         )
         watched.on_refused(path, problem)
     return kept
+
+
+def _named_alike(arrivals: Arrivals, paths: Sequence[Path]) -> list[list[Path]]:
+    """Volumes that lose a channel from their name, and the others.
+
+    Together they would all keep it: the name of a case would hang on what arrives with it.
+    """
+    cut = [path for path in paths if arrivals.case_of(path) != volume_name(path)]
+    others = [path for path in paths if path not in cut]
+    return [some for some in (cut, others) if some]
 
 
 def _run_each(
@@ -161,8 +206,8 @@ def _refuse_early(
     tasks: Sequence[Path],
     references: ReferenceSource | None,
     settings: PredictSettings,
-) -> None:
-    """What no file that arrives can change."""
+) -> int:
+    """What no file that arrives can change. returns: the channel of the volumes."""
     if not watched.folder.is_dir():
         raise UsageError("there is no such folder to watch", file=watched.folder)
     if output.resolve() == watched.folder.resolve():
@@ -175,28 +220,19 @@ def _refuse_early(
             found="both" if tasks else "neither",
             fix="give -t TASK, or --refs REFS in its place",
         )
-    if tasks:
-        loaded = load_predictor(
-            tasks,
-            model=settings.model,
-            grouping=settings.grouping,
-            renumber=settings.renumber,
-            classes=settings.classes,
-            device=settings.device,
-            precision=settings.precision,
-        )
-        check_outputs(output, loaded.entries, settings.outputs)
-
-
-def _state(path: Path) -> State | None:
-    """Of the file; of a header with its voxels in another file, of both."""
-    files = [path]
-    if volume_ending(path) == ".mhd":
-        files = sorted(path.parent.glob(f"{volume_name(path)}.*raw"), key=str) + files
-    try:
-        return tuple((s.st_size, s.st_mtime_ns) for s in (file.stat() for file in files))
-    except OSError:
-        return None  # gone meanwhile
+    if not tasks:
+        return REFERENCES_CHANNEL
+    loaded = load_predictor(
+        tasks,
+        model=settings.model,
+        grouping=settings.grouping,
+        renumber=settings.renumber,
+        classes=settings.classes,
+        device=settings.device,
+        precision=settings.precision,
+    )
+    check_outputs(output, loaded.entries, settings, loaded.model.card.profile)
+    return loaded.task.header.channel
 
 
 def _opens(path: Path) -> bool:

@@ -9,6 +9,7 @@ import pytest
 
 from dataset_conversion.registry import CONVERTERS
 from tests.commands.conftest import Iris
+from tests.dataset_conversion.miniature import anatomy, image, write
 from tests.dataset_conversion.test_runner import write_segthor
 
 
@@ -65,3 +66,17 @@ def test_an_unknown_name_gets_the_nearest(iris: Iris, source: Path) -> None:
     ran = iris("convert", "segthro", source)
     assert ran.code == 2
     assert "did you mean 'segthor'?" in ran.err
+
+
+def test_two_sources_of_one_form_become_two_sets(iris: Iris, tmp_path: Path) -> None:
+    for name in ("first.study", "second"):
+        write(tmp_path / name / "sub-1/anat/sub-1_T1w.nii.gz", image())
+        label = tmp_path / name / "derivatives/mine/sub-1/anat/sub-1_dseg.nii.gz"
+        write(label, anatomy({"heart": 1}))
+        ran = iris("convert", "bids", tmp_path / name, "-w", tmp_path)
+        assert ran.code == 0
+        assert (tmp_path / f"raw/{name}/dataset.json").is_file()
+    ran = iris("convert", "bids", tmp_path / "second", "-o", tmp_path / "raw/first.study")
+    assert ran.code == 2
+    assert "another source" in ran.err
+    assert len(list((tmp_path / "raw/first.study/imagesTr").iterdir())) == 1

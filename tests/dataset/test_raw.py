@@ -262,3 +262,25 @@ def test_a_data_set_is_called_as_the_user_calls_it(
     assert read_raw_dataset(tmp_path / "liver").name == "liver"
     monkeypatch.chdir(folder)
     assert read_raw_dataset(Path()).name == "Dataset001_Liver"
+
+
+@pytest.mark.parametrize(
+    ("declared", "role", "codes"),
+    [
+        (None, "unlabelled", ["missing-label"]),
+        ("train", "unlabelled", ["missing-label"]),
+        ("validate", "unlabelled", ["missing-label"]),
+        ("unlabelled", "unlabelled", []),
+        ("test", "test", []),
+    ],
+)
+def test_a_case_without_label_map_counts_as_unlabelled_whatever_is_declared(
+    tmp_path: Path, declared: str | None, role: str, codes: list[str]
+) -> None:
+    """Test cases stay what they are: nothing trains on them."""
+    iris = {"roles": {"b": declared}} if declared else {}
+    folder = raw_tree(tmp_path, ["a", "b"], iris=iris)
+    (folder / "labelsTr/b.nii.gz").unlink()
+    raw = read_raw_dataset(folder, strict=False)
+    assert raw.case("b").role == role
+    assert [finding.code for finding in raw.findings] == codes

@@ -16,6 +16,7 @@ from iris_cli.dataset.sides import suggest_mirror_pairs, undeclared_mirror_pairs
         ("LParotid", "RParotid"),
         ("lung lt lower", "lung rt lower"),
         ("HUMERUS_LEFT", "HUMERUS_RIGHT"),
+        ("Left-Lateral-Ventricle", "Right-Lateral-Ventricle"),
     ],
 )
 def test_two_sides_of_a_structure_are_found(left: str, right: str) -> None:
@@ -33,6 +34,9 @@ def test_two_sides_of_a_structure_are_found(left: str, right: str) -> None:
         # Two names could be meant.
         ["kidney_left", "KidneyLeft", "kidney_right"],
         ["Larynx", "Rarynx"],
+        ["left ventricle", "right ventricle"],
+        ["heart_atrium_left", "heart_atrium_right"],
+        ["LeftVentricle", "RightVentricle"],
     ],
 )
 def test_other_names_are_left_alone(names: list[str]) -> None:

@@ -553,7 +553,7 @@ PAPER_SETS: tuple[Miniature, ...] = (
         "csi_wat",
         lambda folder: _csi(folder, "wat", "A"),
         says=(
-            "label map resampled to the grid of its image (nearest voxel) (1): 16_wat",
+            "label map resampled to the grid of its image (largest linear weight) (1): 16_wat",
             "files without compression, written as .nii.gz with equal voxels (3)",
             "also in other sets: csi_wat, csi_inn, csi_opp and csi_fat are the same scans",
             "persons are not known",

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from dataset_conversion import msd
-from dataset_conversion.laterality import lateral_pairs
 from dataset_conversion.registry import plan, run
 from dataset_conversion.totalsegmentator import CT_V1, CT_V2, MR_V1, MR_V2
 from iris_cli.dataset.raw import RawDataset, read_raw_dataset
+from iris_cli.dataset.sides import suggest_mirror_pairs
 from iris_cli.errors import DataRefused, UsageError
 from tests.dataset.nnunet_check import nnunet_complaints
 from tests.dataset.trees import write_json
@@ -50,7 +50,7 @@ def test_tables_of_totalsegmentator_have_the_authors_numbers() -> None:
 
 
 def test_chambers_of_the_heart_are_no_lateral_pairs() -> None:
-    pairs = lateral_pairs(CT_V1)
+    pairs = suggest_mirror_pairs(CT_V1)
     assert ("kidney_left", "kidney_right") in pairs
     assert ("rib_left_12", "rib_right_12") in pairs
     assert ("femur_left", "femur_right") in pairs
@@ -85,6 +85,18 @@ def test_a_value_that_an_edition_of_brats_does_not_have_is_refused(tmp_path: Pat
     (case,) = read_raw_dataset(report.folders[0]).cases
     assert case.label is not None
     assert set(np.unique(read_canonical(case.label)[0])) == {0, 1, 2, 3}
+
+
+def test_children_of_2024_are_not_converted_as_those_of_2023(tmp_path: Path) -> None:
+    for number, values in ((1, (1, 2, 3)), (2, (1, 4))):
+        name = f"BraTS-PED-{number:05d}-000"
+        for suffix in ("t1n", "t1c", "t2w", "t2f"):
+            write(tmp_path / f"in/{name}/{name}-{suffix}.nii.gz", mr())
+        write(tmp_path / f"in/{name}/{name}-seg.nii.gz", labels(*values))
+    with pytest.raises(DataRefused, match="another edition") as caught:
+        run("brats2023-ped", tmp_path / "in", tmp_path / "raw")
+    assert "iris convert brats2024-ped" in str(caught.value)
+    assert not (tmp_path / "raw").exists()
 
 
 def test_a_task_of_the_decathlon_with_another_table_is_said(tmp_path: Path) -> None:
@@ -185,6 +197,78 @@ def test_bids_derivatives(tmp_path: Path) -> None:
     assert case.label is not None
     assert np.array_equal(read_canonical(case.label)[0], labels(1, 2))
     assert nnunet_complaints(raw.folder) == []
+
+
+def test_bids_tables_of_another_pipeline_are_not_taken(tmp_path: Path) -> None:
+    folder = bids_folder(tmp_path / "in")
+    other = "index\tname\n2\tRight White Matter\n41\tLeft White Matter\n"
+    for pipeline in ("aaa", "zzz"):
+        (folder / f"derivatives/{pipeline}").mkdir()
+        for name in ("desc-expert_dseg.tsv", "dseg.tsv"):
+            (folder / f"derivatives/{pipeline}/{name}").write_text(other)
+    (folder / "derivatives/manual/dseg.tsv").write_text(other)
+    raw, _ = converted("bids", folder, tmp_path / "raw")
+    assert {label.name: label.value for label in raw.classes} == {
+        "Left White Matter": 1,
+        "Right White Matter": 2,
+    }
+
+
+def test_bids_tables_that_differ_are_joined_by_name(tmp_path: Path) -> None:
+    folder = bids_folder(tmp_path / "in")
+    swapped = "index\tname\n2\tRight White Matter\n41\tLeft White Matter\n"
+    place = folder / "derivatives/manual/sub-01/ses-b/anat"
+    (place / "sub-01_ses-b_desc-expert_dseg.tsv").write_text(swapped)
+    alone = "index\tname\n2\tLeft White Matter\n"
+    (folder / "derivatives/manual/sub-02/ses-a/anat/dseg.tsv").write_text(alone)
+    label = folder / "derivatives/manual/sub-02/ses-a/anat/sub-02_ses-a_desc-expert_dseg.nii.gz"
+    write(label, labels(2), "LPS")
+    raw, said = converted("bids", folder, tmp_path / "raw")
+    values = {label.name: label.value for label in raw.classes}
+    assert values == {"Left White Matter": 1, "Right White Matter": 2}
+    expected = {"sub-01_ses-a": (1, 2), "sub-01_ses-b": (2, 1), "sub-02_ses-a": (1,)}
+    for name, found in expected.items():
+        path = raw.case(name).label
+        assert path is not None
+        assert np.array_equal(read_canonical(path)[0], labels(*found))
+    assert raw.case("sub-02_ses-a").not_annotated == {"Right White Matter"}
+    assert "label maps have different tables: numbered by name" in said
+    assert "label values are renumbered: 2 -> 2" not in said
+
+
+def test_bids_label_maps_without_a_table_among_others_are_left_out(tmp_path: Path) -> None:
+    folder = bids_folder(tmp_path / "in")
+    table = folder / "derivatives/manual/desc-expert_dseg.tsv"
+    table.rename(folder / "derivatives/manual/sub-01/desc-expert_dseg.tsv")
+    raw, said = converted("bids", folder, tmp_path / "raw")
+    assert [case.name for case in raw.cases] == ["sub-01_ses-a", "sub-01_ses-b"]
+    assert "without a table where others have one, left out (1): sub-02_ses-a" in said
+
+
+def test_bids_images_of_four_axes_and_damaged_ones_are_set_aside(tmp_path: Path) -> None:
+    folder = bids_folder(tmp_path / "in")
+    func = folder / "sub-01/ses-a/func/sub-01_ses-a_task-rest_bold.nii.gz"
+    write(func, np.stack([mr(1), mr(2)], axis=-1), "LPS")
+    torn = folder / "sub-02/ses-a/anat/sub-02_ses-a_T2w.nii.gz"
+    torn.write_bytes(b"no volume at all")
+    raw, said = converted("bids", folder, tmp_path / "raw")
+    assert len(raw.cases) == 3
+    assert [channel.name for channel in raw.channels] == ["FLAIR", "T1w"]
+    assert "sub-01_ses-a_task-rest_bold.nii.gz" in said
+    assert "sub-02_ses-a_T2w.nii.gz" in said
+
+
+def test_bids_files_that_are_damaged_fail_their_case_alone(tmp_path: Path) -> None:
+    folder = bids_folder(tmp_path / "in")
+    (folder / "sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz").write_bytes(b"no volume at all")
+    place = folder / "derivatives/manual/sub-01/ses-b/anat"
+    (place / "sub-01_ses-b_desc-expert_dseg.nii.gz").write_bytes(b"no volume at all")
+    report = run("bids", folder, tmp_path / "raw")
+    assert report.exit_code == 3
+    assert {outcome.name for outcome in report.run.failed} == {"sub-01_ses-a", "sub-01_ses-b"}
+    raw = read_raw_dataset(report.folders[0])
+    assert [case.name for case in raw.cases] == ["sub-02_ses-a"]
+    assert [channel.name for channel in raw.channels] == ["FLAIR", "T1w"]
 
 
 def test_bids_without_a_table_names_the_values(tmp_path: Path) -> None:

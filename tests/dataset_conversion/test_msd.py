@@ -13,6 +13,7 @@ import pytest
 from dataset_conversion.msd import subject_of
 from dataset_conversion.raw_set import Conversion
 from dataset_conversion.registry import convert as convert_by_name
+from dataset_conversion.registry import run
 from iris_cli.dataset.building import TransferMode
 from iris_cli.dataset.raw import read_raw_dataset
 from iris_cli.errors import DataRefused, UsageError
@@ -99,6 +100,20 @@ def test_the_archive_itself_is_taken(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "raw").iterdir()] == ["set"]
     with pytest.raises(UsageError, match="links into an archive"):
         convert(archive, tmp_path / "raw/other", mode=TransferMode.LINK)
+
+
+def test_an_archive_is_not_converted_twice(tmp_path: Path) -> None:
+    """It is extracted into another folder each time."""
+    task(tmp_path / "Task04_Hippocampus")
+    archive = tmp_path / "Task04_Hippocampus.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(tmp_path / "Task04_Hippocampus", "Task04_Hippocampus")
+    for status in ("done", "kept"):
+        report = run("msd", archive, tmp_path / "raw")
+        assert {outcome.status for outcome in report.run.outcomes} == {status}
+    archive.write_bytes(archive.read_bytes())
+    report = run("msd", archive, tmp_path / "raw")
+    assert {outcome.status for outcome in report.run.outcomes} == {"done"}
 
 
 def test_listed_cases_that_are_not_there_are_left_out_and_said(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -18,11 +19,13 @@ from dataset_conversion.recipes import (
 )
 from iris_cli.errors import DataRefused
 from iris_cli.volume.grid import Grid
+from iris_cli.volume.writing import write_image
 from tests.dataset_conversion.miniature import (
     SHAPE,
     anatomy,
     image,
     mr,
+    ras_affine,
     write,
     write_dicom,
     write_png,
@@ -35,6 +38,38 @@ def test_a_dicom_series_is_stacked_by_position_whatever_the_names(tmp_path: Path
         volume = read_dicom_series(files)
         assert np.array_equal(volume.array.transpose(2, 1, 0), mr())
         assert volume.grid.spacing_xyz == (1.5, 1.5, 3.0)
+
+
+def test_slices_of_a_series_may_have_different_slopes(tmp_path: Path) -> None:
+    """The first slice has slope 1, which must not decide the type of the others."""
+    stored = np.full(SHAPE, 5000, np.int16)
+    pydicom = pytest.importorskip("pydicom")
+    for modality, slope, kind in (("PT", 9.5, np.float32), ("CT", 9.0, np.uint16)):
+        files = write_dicom(tmp_path / modality, stored, modality=modality)
+        for path in files[1:]:
+            dataset = pydicom.dcmread(path)
+            dataset.RescaleIntercept, dataset.RescaleSlope = "0", str(slope)
+            dataset.save_as(path)
+        array = read_dicom_series(files).array
+        assert array.dtype == kind
+        assert [float(plane[0, 0]) for plane in array[:3]] == [5000, 5000 * slope, 5000 * slope]
+
+
+def test_a_ct_of_whole_numbers_is_of_integers(tmp_path: Path) -> None:
+    array = read_dicom_series(write_dicom(tmp_path, image(), modality="CT")).array
+    assert array.dtype == np.int16
+    assert np.array_equal(array.transpose(2, 1, 0), image())
+
+
+def test_axes_of_a_frame_that_rounding_bent_are_straightened(tmp_path: Path) -> None:
+    """The writer verifies what it wrote, which is read with straight axes."""
+    affine = ras_affine()
+    affine[0, 1] = 3e-4
+    path = write(tmp_path / "x.nii.gz", np.stack([image(n) for n in range(2)], axis=-1))
+    nibabel.save(nibabel.Nifti1Image(nibabel.load(path).get_fdata(), affine), path)
+    volume = read_frame([path], frame=1)
+    assert volume.grid.is_orthonormal
+    write_image(tmp_path / "y.nii.gz", volume.array, volume.native, dtype=volume.array.dtype)
 
 
 def test_a_missing_slice_is_refused(tmp_path: Path) -> None:
@@ -102,7 +137,16 @@ def test_masks_of_single_classes_become_one_label_map(tmp_path: Path) -> None:
         merge_masks(files, values=(1, 2))
 
 
-def test_labels_are_resampled_to_the_nearest_voxel() -> None:
+def test_labels_are_resampled_by_the_largest_weight() -> None:
+    """Three of the four voxels around are 1, the nearest one is 2."""
+    source = Grid.from_spacing((1, 2, 2), (1, 1, 1))
+    array = np.array([[[2, 1], [1, 1]]], np.uint8)
+    target = Grid.from_spacing((1, 1, 1), (1, 1, 1), (0.4, 0.4, 0.0))
+    labels = volume_of(array, source, Path("labels"))
+    assert resample_labels(labels, volume_of(np.zeros((1, 1, 1)), target, Path("image"))) == 1
+
+
+def test_labels_are_resampled_with_background_around_them() -> None:
     fine = Grid.from_spacing((2, 4, 4), (1, 1, 1))
     labels = volume_of(np.arange(32, dtype=np.uint8).reshape(2, 4, 4), fine, Path("labels"))
     wider = Grid.from_spacing((2, 4, 5), (1, 1, 1), (-1.0, -0.2, 0.0))

@@ -118,12 +118,79 @@ def test_a_case_is_done_again_when_its_source_changed(segthor: Path, tmp_path: P
     assert done == ["Patient_02", "Patient_03"]
 
 
+def test_a_source_of_equal_size_and_time_is_not_taken_for_the_old_one(
+    segthor: Path, tmp_path: Path
+) -> None:
+    """`cp -p` and archives bring old times back."""
+    run("segthor", segthor, tmp_path / "raw")
+    path = segthor / "train/Patient_02/Patient_02.nii.gz"
+    status = path.stat()
+    path.write_bytes(path.read_bytes())
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    report = run("segthor", segthor, tmp_path / "raw")
+    assert [o.status for o in report.run.outcomes].count("done") == 1
+
+
 def test_what_the_source_no_longer_has_leaves_the_set(segthor: Path, tmp_path: Path) -> None:
     run("segthor", segthor, tmp_path / "raw")
     shutil.rmtree(segthor / "train/Patient_06")
     run("segthor", segthor, tmp_path / "raw")
     assert len(read_raw_dataset(tmp_path / "raw").cases) == 5
     assert not list((tmp_path / "raw").rglob("*Patient_06*"))
+
+
+def test_cases_that_left_the_set_are_named(segthor: Path, tmp_path: Path) -> None:
+    run("segthor", segthor, tmp_path / "raw")
+    shutil.rmtree(segthor / "train/Patient_06")
+    said = "\n".join(map(str, run("segthor", segthor, tmp_path / "raw").deviations))
+    assert "the source has these cases no more: removed (1): Patient_06" in said
+
+
+def test_another_source_does_not_replace_a_conversion(segthor: Path, tmp_path: Path) -> None:
+    run("segthor", segthor, tmp_path / "raw")
+    before = content_of(tmp_path / "raw")
+    other = write_segthor(tmp_path / "other", [7])
+    with pytest.raises(UsageError, match="conversion of another source") as caught:
+        run("segthor", other, tmp_path / "raw")
+    assert "-o" in str(caught.value)
+    assert content_of(tmp_path / "raw") == before
+
+
+def test_folds_of_an_earlier_split_go(segthor: Path, tmp_path: Path) -> None:
+    run("segthor", segthor, tmp_path / "raw", split="subject-5fold")
+    assert (tmp_path / "raw/splits_final.json").is_file()
+    run("segthor", segthor, tmp_path / "raw")
+    assert not (tmp_path / "raw/splits_final.json").exists()
+
+
+def test_a_damaged_file_of_frames_fails_its_subject_alone(tmp_path: Path) -> None:
+    """Without the table of frames, label maps are looked at before cases are known."""
+    frames = np.stack([anatomy({"heart": 1}), anatomy({"heart": 2})], axis=-1)
+    for code in ("A0S9V9", "B0S9V9"):
+        place = tmp_path / f"OpenDataset/Testing/{code}"
+        write(place / f"{code}_sa.nii.gz", np.stack([image(1), image(2)], axis=-1))
+        write(place / f"{code}_sa_gt.nii.gz", frames)
+    torn = tmp_path / "OpenDataset/Testing/A0S9V9/A0S9V9_sa_gt.nii.gz"
+    torn.write_bytes(torn.read_bytes()[:-40])
+    report = run("mnms", tmp_path / "OpenDataset", tmp_path / "raw")
+    assert report.exit_code == 3
+    assert [outcome.name for outcome in report.run.failed] == ["A0S9V9"]
+    names = [case.name for case in read_raw_dataset(tmp_path / "raw").cases]
+    assert names == ["B0S9V9_frame00", "B0S9V9_frame01"]
+
+
+def test_a_bad_set_of_several_fails_alone(tmp_path: Path) -> None:
+    table = {"modality": "CT", "labels": {"1": "heart"}}
+    for name in ("a", "b", "c"):
+        write(tmp_path / f"sets/{name}/images/x.nii.gz", image())
+        write(tmp_path / f"sets/{name}/labels/x.nii.gz", anatomy({"heart": 1}))
+        write_json(tmp_path / f"sets/{name}/info.json", table)
+    (tmp_path / "sets/a/info.json").write_text("{")
+    (tmp_path / "sets/b/images/x.nii.gz").unlink()
+    report = run("info_json", tmp_path / "sets", tmp_path / "raw")
+    assert report.exit_code == 3
+    assert {outcome.name for outcome in report.run.failed} == {"a", "b"}
+    assert report.folders == (tmp_path / "raw/c",)
 
 
 def test_another_split_moves_the_files(segthor: Path, tmp_path: Path) -> None:

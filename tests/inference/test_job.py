@@ -21,6 +21,7 @@ from iris_cli.inference import job, predictor, products
 from iris_cli.inference.case import predict_volume
 from iris_cli.inference.job import PredictPayload, predict_case
 from iris_cli.inference.memory import Limits, Means, ladder
+from iris_cli.inference.outputs import Outputs
 from iris_cli.inference.streaming import How
 from iris_cli.model.model import ModelCard, load_model, save_model
 from iris_cli.network.config import NetworkConfig
@@ -29,7 +30,7 @@ from iris_cli.task.task_file import ModelRecord, write_task
 from iris_cli.volume.grid import GridMatch
 from iris_cli.volume.reading import read_class_names, read_image, read_labels
 from iris_cli.volume.writing import write_image, write_labels
-from tests.inference.conftest import MakeTask, WriteQuery
+from tests.inference.conftest import MakeTask, WriteQuery, noise
 
 
 @pytest.fixture
@@ -139,6 +140,19 @@ def test_precision_and_skipping_are_inputs_and_memory_is_not(payload: PredictPay
         assert predict_case(dataclasses.replace(payload, **changes)).status == status
 
 
+def test_what_is_done_in_another_precision_is_kept_where_none_was_named(
+    payload: PredictPayload,
+) -> None:
+    bf16 = dataclasses.replace(payload, precision="bf16")
+    assert predict_case(bf16).status == "done"
+    auto = dataclasses.replace(payload, precision="fp32", any_precision=True)
+    kept = predict_case(auto)
+    assert kept.status == "kept"
+    assert kept.receipt["content"]["inputs"]["parameters"]["precision"] == "bf16"
+    assert predict_case(dataclasses.replace(auto, skip_empty=True)).status == "done"
+    assert predict_case(bf16).status == "done"
+
+
 def test_the_receipt_says_what_memory_was_expected_and_which_steps_were_taken(
     payload: PredictPayload,
 ) -> None:
@@ -195,10 +209,14 @@ def test_what_a_killed_process_left_is_removed(payload: PredictPayload) -> None:
     payload.output.parent.mkdir()
     leftover = payload.output.parent / ".q.nii.gz.999999999-abcd.partial.nii.gz"
     other = payload.output.parent / ".r.nii.gz.999999999-abcd.partial.nii.gz"
+    note = payload.receipt.parent / ".q.new.999999999-abcd.partial.new"
+    note.parent.mkdir()
+    note.write_text("x")
     leftover.write_text("x")
     other.write_text("x")
     predict_case(payload)
     assert not leftover.exists()
+    assert not note.exists()
     assert other.exists()
 
 
@@ -258,10 +276,11 @@ def test_two_workers_give_what_one_process_gives(
     assert outputs[0] == outputs[1]
 
 
-def test_a_case_that_fails_under_another_task_leaves_no_label_map_of_the_old_one(
+def test_a_case_that_fails_under_another_task_keeps_the_old_result_with_its_receipt(
     payload: PredictPayload, make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predict_case(payload)
+    before = payload.output.read_bytes(), payload.receipt.read_bytes()
     write_task(payload.task, make_task(seed=8))
 
     def broken(*arguments: object, **options: object) -> None:
@@ -270,8 +289,109 @@ def test_a_case_that_fails_under_another_task_leaves_no_label_map_of_the_old_one
     monkeypatch.setattr(predictor, "predict_volume", broken)
     with pytest.raises(DataRefused, match="broken"):
         predict_case(payload)
-    assert not payload.output.exists()
-    assert not payload.receipt.exists()
+    assert (payload.output.read_bytes(), payload.receipt.read_bytes()) == before
+
+
+def test_files_that_iris_did_not_write_are_never_removed(
+    payload: PredictPayload, write_query: WriteQuery
+) -> None:
+    """Not in the folders of a case, not beside what is there, whatever its receipt says."""
+    out = payload.output.parent
+    every = Outputs(probabilities="uint8", multilabel=True)
+    asked = dataclasses.replace(payload, outputs=every)
+    mine = [out / "q" / "mine.nii.gz", out / "probabilities" / "q" / "notes.txt"]
+    mine += [out / "q.mha", out / "previews" / "q.png"]
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    predict_case(asked)
+    masks = {path.name for path in (out / "q").iterdir()}
+    assert masks == {"mine.nii.gz", *(f"c{i}.nii.gz" for i in range(4))}
+    write_query("q.nii.gz", seed=3)
+    assert predict_case(payload).status == "done"
+    assert [path.name for path in (out / "q").iterdir()] == ["mine.nii.gz"]
+    payload.receipt.write_text("{")
+    write_query("q.nii.gz", seed=4)
+    assert predict_case(payload).status == "done"
+    assert {path.read_text() for path in mine} == {"mine"}
+
+
+def test_a_query_among_the_files_of_a_receipt_is_spared(payload: PredictPayload) -> None:
+    other = dataclasses.replace(payload, output=payload.output.with_name("q.mha"))
+    predict_case(other)
+    label_map = other.output.read_bytes()
+    again = dataclasses.replace(payload, query=other.output)
+    assert predict_case(again).status == "done"
+    assert other.output.read_bytes() == label_map
+
+
+def test_what_a_killed_attempt_noted_is_removed_and_nothing_else(
+    payload: PredictPayload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    asked = dataclasses.replace(payload, outputs=Outputs(multilabel=True))
+    mine = payload.output.parent / "q" / "mine.nii.gz"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with monkeypatch.context() as patched:
+        patched.setattr(job, "write_receipt", killed)
+        with pytest.raises(Killed):
+            predict_case(asked)
+    assert len([*mine.parent.iterdir()]) == 5
+    assert predict_case(payload).status == "done"
+    assert [*mine.parent.iterdir()] == [mine]
+    assert [path.name for path in payload.receipt.parent.iterdir()] == ["q.json"]
+    # A note of elsewhere, or one that is none, names nothing.
+    outside = payload.query.parent / "outside.txt"
+    outside.write_text("mine")
+    for text in ('["../queries/outside.txt"]', f'["{outside}"]', "{", "7"):
+        payload.receipt.with_suffix(".new").write_text(text)
+        payload.output.unlink()
+        assert predict_case(payload).status == "done"
+    assert outside.exists()
+
+
+def test_other_voxels_behind_an_unchanged_header_are_another_query(
+    payload: PredictPayload, tmp_path: Path
+) -> None:
+    import SimpleITK
+
+    header = tmp_path / "queries" / "q.mhd"
+    image = SimpleITK.GetImageFromArray(noise((20, 24, 20)))
+    SimpleITK.WriteImage(image, str(header))
+    asked = dataclasses.replace(payload, query=header)
+    assert predict_case(asked).status == "done"
+    assert predict_case(asked).status == "kept"
+    header.with_suffix(".raw").write_bytes(noise((20, 24, 20), 5).tobytes())
+    assert predict_case(asked).status == "done"
+
+
+def test_size_and_time_alone_make_no_query_the_same(
+    payload: PredictPayload, write_query: WriteQuery
+) -> None:
+    first = write_query("k.nii", seed=0)
+    other = write_query("k.nii", seed=4, folder="others")
+    for path in (first, other):
+        os.utime(path, ns=(10**18, 10**18))
+    asked = dataclasses.replace(payload, query=first)
+    assert predict_case(asked).status == "done"
+    assert predict_case(dataclasses.replace(payload, query=other)).status == "done"
+    write_query("k.nii", seed=5, folder="others")
+    os.utime(other, ns=(10**18, 10**18))
+    assert predict_case(dataclasses.replace(payload, query=other)).status == "done"
+
+
+def test_a_task_that_was_replaced_is_refused(payload: PredictPayload, make_task: MakeTask) -> None:
+    known = dataclasses.replace(payload, fingerprint=make_task().fingerprint())
+    assert predict_case(known).status == "done"
+    write_task(payload.task, make_task(seed=8))
+    with pytest.raises(DataRefused, match="replaced while the run"):
+        predict_case(known)
 
 
 def test_another_model_or_spacing_is_another_input(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from iris_cli.errors import UsageError
+from iris_cli.errors import IrisError, UsageError
 from iris_cli.inference import case
 from iris_cli.inference.case import predict_volume
 from iris_cli.inference.mass import axis_starts, decide, keep_largest_parts, label
@@ -205,3 +205,12 @@ def test_one_nan_in_the_body_leaves_an_empty_label_map_and_a_flag(
 def test_every_profile_a_card_may_name_has_its_recipes() -> None:
     names = set(ModelCard.model_fields["profile"].annotation.__args__)  # type: ignore[union-attr]
     assert names == set(case.RECIPES) == set(encoding.RECIPES)
+
+
+def test_scores_that_are_no_numbers_are_an_error(
+    mass_model: Model, task: Task, volume: Volume
+) -> None:
+    tokens = [stage.copy() for stage in task.tokens]
+    tokens[-1][0] = np.nan
+    with pytest.raises(IrisError, match="not finite in precision fp32"):
+        predict_volume(mass_model, Task(task.header, tuple(tokens)), volume)

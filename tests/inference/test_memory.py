@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from iris_cli.errors import EnvironmentProblem
 from iris_cli.inference import predictor
@@ -22,11 +23,14 @@ from iris_cli.inference.memory import (
     ladder,
 )
 from iris_cli.inference.windows import Layout
-from iris_cli.model.model import Model
+from iris_cli.model.model import Model, ModelCard
+from iris_cli.network.blocks import ResidualBlock
 from iris_cli.network.config import NetworkConfig
+from iris_cli.network.iris_network import IrisNetwork
+from iris_cli.task.task_file import ModelRecord
 from iris_cli.volume.grid import Grid
 from iris_cli.volume.reading import read_labels
-from tests.inference.conftest import MakeTask, WriteQuery
+from tests.inference.conftest import PATCH, MakeTask, WriteQuery
 
 FIRST = Means(window_batch=4)
 
@@ -94,6 +98,45 @@ def test_what_is_asked_for_is_counted(model: Model, make_task: MakeTask) -> None
     assert (case.label_bytes, case.working) == (90 * 60 * 60, 30 * 20 * 20)
     assert case.resident > 10**7
     assert not case.cuda
+
+
+def test_filters_of_the_kernels_are_counted_until_they_are_made(make_task: MakeTask) -> None:
+    network = IrisNetwork(NetworkConfig.tiny()).eval()
+    card = ModelCard.of(network, name="tiny", s0=1.5, patch=PATCH)
+    model, grid = Model(network, card), Grid.from_spacing((40, 40, 40), (1.5, 1.5, 1.5))
+    task = make_task(model=ModelRecord(name="tiny", version="1", fingerprint=card.fingerprint))
+
+    def filters(device: str, precision: str) -> int:
+        return case_of(model, task, grid, 1, device, precision).filters
+
+    blocks = [block for block in network.modules() if isinstance(block, ResidualBlock)]
+    weights = sum(p.nbytes for block in blocks for p in block.parameters() if p.ndim == 5)
+    assert filters("cpu", "fp32") == 2 * weights
+    assert (filters("cpu", "bf16"), filters("cuda", "fp32")) == (weights, 0)
+    first = dataclasses.replace(CASE, filters=10**9)
+    assert first.predict(FIRST).ram == CASE.predict(FIRST).ram + 10**9
+    image = torch.zeros(1, 1, PATCH, PATCH, PATCH)
+    with torch.inference_mode():
+        network.decode(
+            network.encode_image(image), [torch.from_numpy(stage)[None] for stage in task.tokens]
+        )
+    assert filters("cpu", "fp32") == 0
+
+
+def test_profile_mass_1_takes_no_step_that_it_does_not_know(
+    model: Model, make_task: MakeTask
+) -> None:
+    card = ModelCard.of(model.network, name="mass", s0=1.5, patch=PATCH, profile="mass-1")
+    record = ModelRecord(name="mass", version="1", fingerprint=card.fingerprint)
+    task = make_task(model=record, profile="mass-1", modality="auto")
+    grid = Grid.from_spacing((90, 60, 60), (1.5, 1.5, 1.5))
+    case = case_of(Model(model.network, card), task, grid, 4 * 90 * 60 * 60, "cpu", "fp32")
+    rungs = list(case.rungs(FIRST))
+    assert rungs == [FIRST, Means(window_batch=1)]
+    assert case.label_bytes == 2 * 90 * 60 * 60
+    assert case.sizes.blend == 4 * 5 * 32 * 60 * 60  # four classes and the weights
+    with pytest.raises(EnvironmentProblem, match="does not fit"):
+        case.fit(FIRST, Limits(ram=case.predict(rungs[-1]).ram - 1))
 
 
 def test_labels_in_a_file_leave_nothing_behind(tmp_path: Path) -> None:

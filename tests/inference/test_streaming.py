@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from iris_cli.errors import IrisError
 from iris_cli.inference import streaming
 from iris_cli.inference.blending import Blend, KeptMaps, RunningSums
 from iris_cli.inference.memory import SMALL_SLAB, Means
@@ -18,6 +21,7 @@ from iris_cli.inference.streaming import How, Segmentation, Wanted, segment
 from iris_cli.inference.windows import Layout, gaussian_weight
 from iris_cli.network.config import NetworkConfig, Stem
 from iris_cli.network.iris_network import IrisNetwork
+from iris_cli.network.logit_map import LogitMap
 from iris_cli.volume.grid import Grid
 from iris_cli.volume.scores import resample_scores_to_labels
 from tests.inference.conftest import noise
@@ -266,8 +270,6 @@ class Oracle(IrisNetwork):
         return (image,)
 
     def decode_map(self, features: Sequence[Tensor], tokens: Sequence[Tensor]) -> object:  # type: ignore[override]
-        from iris_cli.network.logit_map import LogitMap
-
         return LogitMap(features[0], tokens[0][:, :, :1], None)
 
 
@@ -282,3 +284,63 @@ def test_the_smaller_form_of_blending_is_chosen() -> None:
     assert chosen(1) is RunningSums
     assert chosen(104) is KeptMaps
     assert dataclasses.replace(How(), precision="bf16").precision == "bf16"
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("precision", "fix"), [("fp16", "--precision fp32"), ("fp32", "model and task")]
+)
+def test_scores_that_are_no_numbers_are_an_error_and_never_background(
+    bad: float, precision: Literal["fp16", "fp32"], fix: str
+) -> None:
+    image = np.ones((100, 33, 20), np.float32)
+    image[90, 30, 3] = bad  # the oracle's logits are the image
+    with pytest.raises(IrisError, match=f"not finite in precision {precision}") as refused:
+        run(
+            Oracle(),
+            [torch.ones(1, 1, 1)],
+            image,
+            groups=((0,),),
+            keep=[0],
+            how=How(precision=precision),
+        )
+    assert fix in str(refused.value.fix)
+
+
+@pytest.mark.parametrize("classes", [1, 5])
+def test_slices_further_apart_than_a_window_is_deep(classes: int) -> None:
+    """One class is blended by sums, five by maps."""
+    network, tokens = make_network(Stem.FULL)
+    image = noise((400, 20, 20)) / 100
+    working = Grid.from_spacing(image.shape, (1.5, 1.5, 1.5))
+    native = native_of(image.shape, (1.5, 1.5, 150.0))
+    keep, groups = list(range(classes)), (tuple(range(classes)),)
+    few = [stage[:classes] for stage in tokens]
+    found = run(network, few, image, native, groups=groups, keep=keep)
+    logits = predict_logits(network, few, image, -3.0, PATCH)
+    expected = resample_scores_to_labels(logits, working, native, VALUES[:classes])
+    assert native.shape_zyx[0] == 4
+    assert expected.any()
+    assert (found.labels == expected).mean() > 0.999
+
+
+def test_maps_are_cut_down_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else whole maps and copies of a layer of windows are there together."""
+    layout = Layout((64, 80, 80), PATCH, 0)
+    blend = KeptMaps(layout, torch.from_numpy(gaussian_weight(PATCH)), torch.device("cpu"))
+    maps = []
+    for start in layout.layers()[0]:
+        features = torch.zeros(1, 2, *PATCH)
+        blend.add(start, [LogitMap(features, torch.zeros(1, 1, 1, 2), None)])
+        maps.append(weakref.ref(features))
+    del features
+    plain, alive = LogitMap.from_voxel, []
+
+    def counted(self: LogitMap, axis: int, low: int) -> tuple[LogitMap, int]:
+        alive.append(sum(one() is not None for one in maps))
+        return plain(self, axis, low)
+
+    monkeypatch.setattr(LogitMap, "from_voxel", counted)
+    blend.release(8)
+    assert len(maps) == 16
+    assert alive == list(range(16, 0, -1))

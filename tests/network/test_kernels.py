@@ -14,8 +14,14 @@ from iris_cli.network.blocks import ResidualBlock, residual_stack, upsample
 from iris_cli.network.config import NetworkConfig, Stem
 from iris_cli.network.encoder import Stem as FirstLevel
 from iris_cli.network.iris_network import IrisNetwork
+from iris_cli.network.kernels import residual_stack as residual_stack_kernel
 from iris_cli.network.kernels import slices
-from iris_cli.network.kernels.depth_filter import DepthFilter, DirectFilter, choose_filter
+from iris_cli.network.kernels.depth_filter import (
+    DepthFilter,
+    DirectFilter,
+    SlabFilter,
+    choose_filter,
+)
 from iris_cli.network.kernels.residual_stack import FilterCache, serves
 from iris_cli.network.kernels.slices import StoredSlices, UpsampledSlices, moments
 
@@ -142,6 +148,41 @@ def test_filters_are_made_once() -> None:
     assert cache.filter([weight], 64, FP32) is first
     assert cache.filter([weight], 4, FP32) is not first
     assert cache.filter([weight.clone()], 64, FP32) is not first
+
+
+def test_threads_that_share_a_cache_get_the_filter_of_their_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another thread clears what was made, while a filter is in the making."""
+    cache, mine, yours = FilterCache(), torch.randn(1, 2, 3, 3, 3), torch.randn(1, 2, 3, 3, 3)
+    plain, left = residual_stack_kernel.choose_filter, [yours]
+
+    def interrupted(weight: Tensor, depth: int, kind: torch.dtype) -> SlabFilter:
+        if left:
+            cache.filter([left.pop()], depth, kind)
+        return plain(weight, depth, kind)
+
+    monkeypatch.setattr(residual_stack_kernel, "choose_filter", interrupted)
+    slab = torch.randn(6, 2, 5, 5)
+    for weight in (mine, yours, mine):
+        found = cache.filter([weight], 4, FP32)(slab)
+        torch.testing.assert_close(found, plain(weight, 4, FP32)(slab))
+
+
+def test_a_shortcut_convolution_needs_no_copy_of_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[torch.Size] = []
+    clone = torch.Tensor.clone
+
+    def counted(x: Tensor, *args: object, **options: object) -> Tensor:
+        copied.append(x.shape)
+        return clone(x, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.Tensor, "clone", counted)
+    x = torch.randn(1, 4, 12, 6, 5)
+    residual_stack([ResidualBlock(4, 6, 3)], x)
+    assert x.shape[1:] not in copied
+    residual_stack([ResidualBlock(4, 4, 3)], x)
+    assert x.shape[1:] in copied
 
 
 def test_other_types_and_gradients_take_the_plain_form() -> None:

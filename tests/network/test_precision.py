@@ -1,10 +1,19 @@
 from __future__ import annotations
 
+import threading
+import warnings
+
 import pytest
 import torch
 
 from iris_cli.errors import UsageError
-from iris_cli.network.precision import autocast_type, choose_precision, compute_in
+from iris_cli.network.precision import (
+    _tf32_settings,
+    _without_tf32,
+    autocast_type,
+    choose_precision,
+    compute_in,
+)
 
 CPU = torch.device("cpu")
 
@@ -57,3 +66,47 @@ def test_auto_on_cuda_asks_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda able=able: able)
         assert choose_precision("auto", "cuda:0") == chosen
     assert choose_precision("fp16", "cuda:0") == "fp16"
+
+
+def tf32_of_cuda() -> list[object]:
+    return [getattr(place, name) for place, name, _ in _tf32_settings()]
+
+
+def test_full_precision_on_cuda_is_without_tf32_and_leaves_torch_as_it_was() -> None:
+    """The settings exist without a device; autocast warns that there is none."""
+    cuda, before = torch.device("cuda"), tf32_of_cuda()
+    full = [value for _, _, value in _tf32_settings()]
+    assert torch.backends.cudnn.allow_tf32
+    assert before != full
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with compute_in(None, cuda):
+            assert tf32_of_cuda() == full
+            with compute_in(None, cuda):
+                pass
+            assert tf32_of_cuda() == full
+        assert tf32_of_cuda() == before
+        with pytest.raises(RuntimeError, match="broken"), compute_in(None, cuda):
+            raise RuntimeError("broken")
+        with compute_in(torch.bfloat16, cuda), compute_in(None, CPU):
+            assert tf32_of_cuda() == before
+    assert tf32_of_cuda() == before
+    assert torch.backends.cudnn.allow_tf32
+
+
+def test_threads_in_full_precision_do_not_undo_each_other() -> None:
+    before, (first, second) = tf32_of_cuda(), (threading.Event(), threading.Event())
+
+    def other() -> None:
+        with _without_tf32:
+            first.set()
+            second.wait(5)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    first.wait(5)
+    with _without_tf32:
+        second.set()
+        thread.join()
+        assert tf32_of_cuda() != before
+    assert tf32_of_cuda() == before

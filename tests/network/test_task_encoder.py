@@ -219,3 +219,21 @@ def test_a_crop_goes_down_to_every_grid_as_the_whole_mask_is_up_sampled() -> Non
         up = F.interpolate(basis, given.shape[1:], mode="trilinear", align_corners=True)
         expected = (up[0] * given).sum(dim=(1, 2, 3)).reshape(size)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("variant", [ForegroundToken.NEAREST, ForegroundToken.AREA])
+def test_a_mask_of_everything_pools_nothing_rather_than_rounding(variant: ForegroundToken) -> None:
+    """Mean 0 in exact numbers; what rounding leaves depends on the order of the sum."""
+    config = TINY.model_copy(update={"foreground_token": variant, "context_tokens": False})
+    network, image = build(config), images(config, 1)
+    with torch.no_grad():
+        features = list(network.encode_image(image))
+    turned = [f.flip(2, 3, 4) for f in features]  # the same sum in another order
+    masks, valid = torch.ones(1, 1, *image.shape[2:]), torch.ones(1, 1, dtype=torch.bool)
+    for plain in (True, False):
+        for one, other in zip(
+            _tokens(network.task_embedding, features, masks, valid, plain=plain),
+            _tokens(network.task_embedding, turned, masks, valid, plain=not plain),
+            strict=True,
+        ):
+            torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)

@@ -9,7 +9,7 @@ from iris_cli.planning.adapt import Budget, adapt, fitting_patch, model_spacing
 from iris_cli.planning.estimate import estimate_step
 from iris_cli.planning.fingerprint import ClassFingerprint, SetFingerprint, Triple
 from iris_cli.planning.step_shape import StepShape
-from iris_cli.training.settings import TaskSettings, TrainingSettings
+from iris_cli.training.settings import OptimiserSettings, TaskSettings, TrainingSettings
 
 SCHEDULE = TrainingSettings(steps=1000, batch=1, task=TaskSettings(classes_max=2, references_max=1))
 
@@ -115,3 +115,15 @@ def test_hours_shorten_the_schedule_or_choose_a_smaller_step(
     assert (fewer.preset.patch, fewer.preset.training.steps) == (64, 500)
     assert "instead of 1000" in fewer.reasons["training"]
     assert adapt(SCHEDULE, {"b": BODY}, Budget("cpu", hours=200 * hours)).preset.patch == 32
+
+
+@pytest.mark.usefixtures("one_network")
+def test_a_shortened_schedule_warms_up_for_the_same_part_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from iris_cli.planning import step_time
+
+    monkeypatch.setattr(step_time, "seconds_per_step", lambda shape, parts: 3.6)
+    schedule = SCHEDULE.model_copy(update={"optimiser": OptimiserSettings(warmup=100)})
+    made = adapt(schedule, {"b": BODY}, Budget("cpu", hours=0.5)).preset.training
+    assert (made.steps, made.optimiser.warmup) == (500, 50)

@@ -94,3 +94,19 @@ def test_too_few_subjects_are_counted_after_copies_are_merged() -> None:
     made = split(cases, hashes=dict.fromkeys(("c0", "c1"), "x"))
     assert made.validate == ()
     assert "3 training subjects" in made.reason
+
+
+def test_subjects_with_unlabelled_cases_do_not_validate() -> None:
+    """Their images are trained on by pseudo tasks."""
+    cases = [case(f"c{i}", f"s{i}") for i in range(5)]
+    # s1 has an unlabelled case; an unlabelled case of another subject is a copy of c2.
+    free = [case("free_1", "s1", "unlabelled"), case("free_2", role="unlabelled")]
+    hashes = {c.name: c.name for c in cases} | {"free_1": "free_1", "free_2": "c2"}
+    for seed in range(20):
+        made = split([*cases, *free], seed=seed, hashes=hashes)
+        assert len(made.validate) == 1
+        assert not {"c1", "c2"} & set(made.validate)
+    everywhere = [case(f"u{i}", f"s{i}", "unlabelled") for i in range(5)]
+    made = split([*cases, *everywhere])
+    assert (made.validate, len(made.train)) == ((), 5)
+    assert "every subject has unlabelled cases" in made.reason

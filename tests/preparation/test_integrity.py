@@ -383,3 +383,33 @@ def test_a_copy_of_a_case_in_another_role_is_refused_with_both_names(
     with pytest.raises(DataRefused, match=rf"a \(train\), b \({role}\)") as caught:
         raise_if_refused([report])
     assert 'one subject under "iris".subjects' in str(caught.value)
+
+
+def subjects_report(folder: Path, roles: dict[str, str], lost: str = "") -> IntegrityReport:
+    """Cases a and b are of one subject; `lost` loses its label map."""
+    iris = {"subjects": {"a": "s", "b": "s"}, "roles": roles}
+    make_set(folder, ("a", "b", "c"), iris=iris)
+    if lost:
+        label_file(folder, lost).unlink()
+    else:
+        shutil.copy(image_file(folder, "a"), image_file(folder, "a", 1))  # extra-channel
+    return report_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("roles", "lost", "leaks"),
+    [
+        ({"a": "train", "b": "validate"}, "", True),
+        ({"a": "validate", "b": "unlabelled"}, "", True),
+        ({"a": "train", "b": "unlabelled"}, "", False),
+        ({}, "a", False),
+        ({"b": "validate"}, "a", True),  # accepted, a is trained on as an unlabelled case
+        ({"a": "validate", "b": "train"}, "a", False),
+    ],
+)
+def test_a_subject_is_never_scored_and_trained_on_whatever_is_accepted(
+    tmp_path: Path, roles: dict[str, str], lost: str, leaks: bool
+) -> None:
+    accepted = {Code.EXTRA_CHANNEL, Code.MISSING_LABEL}
+    found = {f.code for f in subjects_report(tmp_path / "set", roles, lost).errors} - accepted
+    assert found == ({Code.SUBJECT_ACROSS_ROLES} if leaks else set())

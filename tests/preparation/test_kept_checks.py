@@ -1,5 +1,6 @@
 """A check goes on where it was killed, and never believes an old result of a changed file."""
 
+import errno
 import os
 import shutil
 import signal
@@ -127,3 +128,34 @@ def test_kill_9_loses_only_what_was_running(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in kept} == times
     shutil.rmtree(tmp_path / "kept")
     assert check_dataset(raw_of(folder), cache=tmp_path / "kept") == report
+
+
+@pytest.mark.parametrize(
+    ("call", "trouble"),
+    [
+        ("iris_cli.volume.payload.np.empty", MemoryError()),
+        ("pathlib.Path.open", OSError(errno.EIO, "Input/output error")),
+    ],
+)
+def test_trouble_of_the_machine_is_not_kept_as_trouble_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, trouble: Exception
+) -> None:
+    raw = raw_of(make_set(tmp_path / "set", ("a", "b")))
+    read = case.read_image
+
+    def failing(*arguments: object, **options: object) -> object:
+        raise trouble
+
+    def reading_fails(path: Path) -> object:
+        with pytest.MonkeyPatch.context() as during:
+            during.setattr(call, failing)
+            return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(case, "read_image", reading_fails)
+        report = check_dataset(raw, cache=tmp_path / "kept")
+    assert [(f.code, f.case) for f in report.findings] == [
+        (Code.CHECK_FAILED, "a"),
+        (Code.CHECK_FAILED, "b"),
+    ]
+    assert not check_dataset(raw, cache=tmp_path / "kept").findings

@@ -317,3 +317,36 @@ def test_what_fails_comes_with_case_file_and_stage(
     error = outcome.error or {}
     assert (outcome.name, error["stage"]) == ("a", stage)
     assert str(file) in error["file"]
+
+
+def test_other_voxels_of_equal_size_and_time_are_seen(
+    payload: PreprocessPayload, tmp_path: Path
+) -> None:
+    """`cp -p`, archives and links that are pointed elsewhere bring old times back."""
+    volumes = [tmp_path / f"{name}.nii" for name in ("old", "new", "newer")]
+    for seed, volume in enumerate(volumes):
+        write_image(volume, picture(blobs(0), seed), grid())
+        os.utime(volume, ns=(1, 1))
+    link = tmp_path / "a.nii"
+    link.symlink_to(volumes[0])
+    linked = changed(payload, images=(link,), modalities=("other",))
+    preprocess_case(linked)
+    link.unlink()
+    link.symlink_to(volumes[1])
+    assert preprocess_case(linked).status == "done"
+    volumes[1].write_bytes(volumes[2].read_bytes())
+    os.utime(volumes[1], ns=(1, 1))
+    assert preprocess_case(linked).status == "done"
+
+
+def test_a_touched_file_is_read_once_and_then_known(
+    payload: PreprocessPayload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preprocess_case(payload)
+    before = contents(payload.folder)
+    for path in payload.images:
+        os.utime(path, ns=(1, 1))
+    assert preprocess_case(payload).status == "kept"
+    assert contents(payload.folder) == before
+    monkeypatch.delattr(room, "read_image")
+    assert preprocess_case(payload).status == "kept"

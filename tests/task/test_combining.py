@@ -139,6 +139,15 @@ def test_tasks_that_want_another_query_are_refused(
     assert fix in str(refused.value.fix)
 
 
+def test_a_renamed_copy_of_a_model_is_the_same_model() -> None:
+    copy = ModelRecord(name="other", version="7", fingerprint="f" * 64)
+    assert table(combine([A, NamedTask("b", make({"kidney": 7}, model=copy))]))["kidney"] == 7
+    near = ModelRecord(name="tiny", version="1", fingerprint="f" * 63 + "e")
+    with pytest.raises(DataRefused, match="differ in their model") as refused:
+        combine([A, NamedTask("b", make({"kidney": 7}, model=near))])
+    assert "tiny 1 (fff" in str(refused.value.found)
+
+
 def test_rename_changes_names_and_values_and_nothing_else() -> None:
     changed = rename(A.task, {"liver": "hepar"}, {"spleen": 11})
     assert table(changed) == {"hepar": 1, "spleen": 11}

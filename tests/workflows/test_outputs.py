@@ -13,14 +13,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from iris_cli.errors import UsageError
 from iris_cli.inference.outputs import Outputs
 from iris_cli.inference.postprocess import Cleaning
+from iris_cli.model.model import ModelCard, save_model
+from iris_cli.network.config import NetworkConfig
+from iris_cli.network.iris_network import IrisNetwork
 from iris_cli.task.task_file import ReferenceVolumes, Task, read_task, write_task
 from iris_cli.volume.reading import read_class_names, read_image, read_labels
 from iris_cli.workflows.encode_task import ReferenceSource, encode_task
 from iris_cli.workflows.predict import PredictReport, PredictSettings, predict
+from iris_cli.workflows.watch import Watched, watch
 
 NAMES = {1: "left", 2: "right"}
 
@@ -160,10 +165,10 @@ def test_probabilities_are_those_the_labels_were_decided_by(
     assert statuses(predict(query, out, task=task, settings=asked)) == ["kept"]
     files[1].unlink()
     assert statuses(predict(query, out, task=task, settings=asked)) == ["done"]
-    # Of a process that was killed before its receipt.
-    (folder / "7_other.nii.gz").write_bytes(b"")
+    mine = folder / "7_other.nii.gz"
+    mine.write_bytes(b"")
     assert statuses(predict(query, out, task=task, settings=settings)) == ["done"]
-    assert list(folder.iterdir()) == []
+    assert list(folder.iterdir()) == [mine]
 
 
 def test_statistics_are_those_of_the_written_label_maps(
@@ -276,3 +281,59 @@ def test_previews_are_drawn_once_and_again_where_the_case_is(
     picked = dataclasses.replace(settings, classes=("left",))
     predict(query, out, task=task, settings=picked)
     assert not picture.exists()
+    # A picture of somebody else does.
+    picture.write_text("mine")
+    predict(query, out, task=task, settings=settings)
+    assert picture.read_text() == "mine"
+
+
+def test_queries_where_outputs_go_and_names_of_their_folders_are_refused_before_anything_runs(
+    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    query = work / "left" / "left.nii.gz"
+    query.parent.mkdir(parents=True)
+    query.write_bytes((queries / "a.nii.gz").read_bytes())
+    masks = dataclasses.replace(settings, outputs=Outputs(multilabel=True))
+    with pytest.raises(UsageError, match="replace the volume itself"):
+        predict(query, work, task=task, settings=masks)
+    assert [path for path in work.rglob("*") if path.is_file()] == [query]
+    for name, outputs in (
+        ("previews", Outputs(previews=True)),
+        ("probabilities", Outputs(probabilities="uint8")),
+        ("probabilities", Outputs(multilabel=True)),
+    ):
+        (queries / "a.nii.gz").rename(queries / f"{name}.nii.gz")
+        asked = dataclasses.replace(settings, outputs=outputs)
+        with pytest.raises(UsageError, match=f"named '{name}'"):
+            predict(queries, tmp_path / "out", task=task, settings=asked)
+        (queries / f"{name}.nii.gz").rename(queries / "a.nii.gz")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_profile_cannot_serve_is_refused_before_anything_runs(
+    queries: Path, references: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    network = IrisNetwork(NetworkConfig.tiny()).eval()
+    card = ModelCard.of(network, name="other", s0=1.5, patch=32, profile="mass-1")
+    model = save_model(tmp_path / "other", network, card)
+    task = tmp_path / "other.task.pt"
+    encode_task(ReferenceSource(references), task, model=model)
+    settings, out = PredictSettings(model=str(model)), tmp_path / "out"
+    query = queries / "a.nii.gz"
+    assert statuses(predict(query, out, task=task, settings=settings)) == ["done"]
+    before = (out / "a.nii.gz").read_bytes()
+    watched = Watched(queries, 0.05, lambda _: None, lambda *_: None)
+    for changes, option in (
+        ({"skip_empty": True}, "--skip-empty"),
+        ({"outputs": Outputs(multilabel=True)}, "--multilabel"),
+        ({"outputs": Outputs(probabilities="uint8")}, "--probabilities"),
+    ):
+        asked = dataclasses.replace(settings, **changes)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="profile mass-1") as caught:
+            predict(query, out, task=task, settings=asked)
+        assert caught.value.found == option
+        with pytest.raises(UsageError, match="profile mass-1"):
+            watch(watched, out, tasks=[task], settings=asked)
+    assert (out / "a.nii.gz").read_bytes() == before

@@ -15,7 +15,9 @@ import pytest
 from iris_cli.dataset.raw import read_raw_dataset
 from iris_cli.errors import DataRefused, EnvironmentProblem, UsageError
 from iris_cli.planning.plan import read_plan
+from iris_cli.planning.training_sets import sets_for_training
 from iris_cli.preparation.store import list_cases, open_case
+from iris_cli.training.catalogue import read_catalogue
 from iris_cli.volume.writing import write_labels
 from iris_cli.workflows.plan import PlanReport, plan, set_name
 from iris_cli.workflows.preprocess import preprocess
@@ -90,9 +92,7 @@ def test_fewer_workers_work_where_all_of_them_would_not_fit(workspace: Path) -> 
     report = planned(workspace)
     plenty = preprocess(report.plan, workspace=workspace, workers=2).memory
     assert (plenty.workers, plenty.note) == (2, "")
-    tight = preprocess(
-        report.plan, workspace=workspace, workers=2, max_ram=plenty.needed_bytes - 1
-    )
+    tight = preprocess(report.plan, workspace=workspace, workers=2, max_ram=plenty.needed_bytes - 1)
     assert tight.memory.workers == 1
     assert tight.to_json()["notes"] == [tight.memory.note]
     with pytest.raises(EnvironmentProblem, match="more memory than there is"):
@@ -106,6 +106,28 @@ def test_unlabelled_cases_keep_their_label_maps_closed(tmp_path: Path) -> None:
     folder = preprocess(report.plan, workspace=tmp_path).folders["boxes"]
     assert not open_case(folder, "a").stored.labelled
     assert open_case(folder, "b").stored.labelled
+
+
+@pytest.mark.parametrize(
+    ("labels", "iris"),
+    [
+        ({"one": 2, "two": 1}, {}),
+        ({"one": 1, "two": 2, "ignore": 3}, {}),
+        ({"one": 1, "two": 2}, {"absent_means": "not_annotated"}),
+    ],
+)
+def test_views_of_another_label_table_are_not_trained_on(
+    tmp_path: Path, labels: dict[str, int], iris: dict[str, str]
+) -> None:
+    folder = make_set(tmp_path / "raw" / "boxes", ("a", "b"))
+    preprocess(planned(tmp_path).plan, workspace=tmp_path)
+    make_set(folder, ("a", "b"), labels=labels, iris=iris)
+    made = planned(tmp_path).plan
+    with pytest.raises(DataRefused, match="other classes than the plan's") as caught:
+        read_catalogue(sets_for_training(made, tmp_path))
+    assert "iris preprocess" in str(caught.value)
+    preprocess(made, workspace=tmp_path)
+    assert read_catalogue(sets_for_training(made, tmp_path)).sets[0].class_names == ("one", "two")
 
 
 def test_one_bad_case_fails_alone(workspace: Path) -> None:

@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 
 from iris_cli.errors import DataRefused, EnvironmentProblem, UsageError
+from iris_cli.execution.jobs import CaseResult
 from iris_cli.execution.receipts import read_receipt
+from iris_cli.inference.job import PredictPayload, predict_case
 from iris_cli.inference.memory import Limits
+from iris_cli.network import precision
+from iris_cli.task.combining import rename as renamed
 from iris_cli.task.task_file import Task, read_task, write_task
 from iris_cli.volume.reading import read_labels
 from iris_cli.volume.writing import write_image, write_labels
@@ -355,8 +359,12 @@ def test_references_are_encoded_again_only_where_something_of_them_changed(
     assert run() == ("kept", 2)
 
 
-def test_precision_is_in_the_receipt_and_another_one_is_computed_anew(
-    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
+def test_precision_is_in_the_receipt_and_another_one_is_computed_anew_where_it_is_named(
+    queries: Path,
+    task: Path,
+    settings: PredictSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     query, out = queries / "a.nii.gz", tmp_path / "out"
     single = dataclasses.replace(settings, precision="fp32")
@@ -364,6 +372,11 @@ def test_precision_is_in_the_receipt_and_another_one_is_computed_anew(
     assert contents(out)["a"]["inputs"]["parameters"]["precision"] == "fp32"  # type: ignore[index]
     assert contents(out)["a"]["windows"] == {"all": 1, "shared": 0, "skipped": 0}  # type: ignore[index]
     assert predict(query, out, task=task, settings=single).run.outcomes[0].status == "kept"
+    auto = dataclasses.replace(settings, precision="auto")
+    monkeypatch.setattr(precision, "has_bfloat16", lambda _: True)
+    assert predict(query, out, task=task, settings=auto).run.outcomes[0].status == "kept"
+    named = dataclasses.replace(settings, precision="bf16")
+    assert predict(query, out, task=task, settings=named).run.outcomes[0].status == "done"
     with pytest.raises(UsageError, match="does not compute in fp16"):
         predict(query, out, task=task, settings=dataclasses.replace(settings, precision="fp16"))
 
@@ -379,3 +392,95 @@ def test_a_case_that_does_not_fit_its_limits_fails_with_the_numbers(
     report = predict(queries, tmp_path / "out", task=task, settings=tight)
     assert report.exit_code == 5
     assert "at least" in str(report.to_json()["failed"]["a"]["found"])
+
+
+def test_lines_that_share_a_folder_keep_the_names_of_one_another(
+    queries: Path,
+    task: Path,
+    settings: PredictSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One begins and ends while another one works."""
+    from iris_cli.workflows import predict as workflow
+
+    out = tmp_path / "out"
+    other = renamed(read_task(task), {"left": "l", "right": "r"}, {"left": 3, "right": 4})
+    others = write_task(tmp_path / "other.task.pt", other)
+
+    def meanwhile(payload: PredictPayload) -> CaseResult:
+        monkeypatch.setattr(workflow, "predict_case", predict_case)
+        predict(queries / "b.nii.gz", out, task=others, settings=settings)
+        return predict_case(payload)
+
+    monkeypatch.setattr(workflow, "predict_case", meanwhile)
+    predict(queries / "a.nii.gz", out, task=task, settings=settings)
+    legend = json.loads((out / "labels.json").read_text())
+    assert legend == {"background": 0, "left": 1, "right": 2, "l": 3, "r": 4}
+
+
+def test_a_label_map_of_a_case_that_failed_keeps_its_names(
+    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    query, out = queries / "a.nii.gz", tmp_path / "out"
+    predict(query, out, task=task, settings=settings)
+    before = (out / "a.nii.gz").read_bytes()
+    query.write_bytes(b"not a volume")
+    picked = dataclasses.replace(settings, classes=("left",))
+    assert predict(query, out, task=task, settings=picked).exit_code == 4
+    assert (out / "a.nii.gz").read_bytes() == before
+    assert json.loads((out / "labels.json").read_text())["right"] == 2
+
+
+def test_a_task_file_that_is_replaced_during_a_run_fails_what_is_left(
+    queries: Path,
+    task: Path,
+    settings: PredictSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from iris_cli.workflows import predict as workflow
+
+    out = tmp_path / "out"
+    first = read_task(task).fingerprint()
+    other = renamed(read_task(task), {}, {"left": 2, "right": 5})
+
+    def replacing(payload: PredictPayload) -> CaseResult:
+        result = predict_case(payload)
+        write_task(task, other)
+        return result
+
+    monkeypatch.setattr(workflow, "predict_case", replacing)
+    report = predict(queries, out, task=task, settings=settings)
+    assert [o.status for o in report.run.outcomes] == ["done", "failed", "failed"]
+    assert "replaced" in str(report.run.outcomes[1].error)
+    assert contents(out)["a"]["inputs"]["task"] == first  # type: ignore[index]
+
+
+def test_the_task_of_references_is_used_under_its_fingerprint(
+    queries: Path, references: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    source = ReferenceSource(references)
+    report = predict(queries / "a.nii.gz", out, references=source, settings=settings)
+    frozen = out / ".iris" / f"{report.task.fingerprint()[:12]}.task.pt"
+    assert read_task(frozen).fingerprint() == report.task.fingerprint()
+
+
+def test_files_named_one_by_one_get_the_names_that_a_list_gives(
+    task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "numbers"
+    files = [write_image(folder / f"img_{i:04d}.nii.gz", scene(i)[0], GRID) for i in range(3)]
+    listed = tmp_path / "numbers.txt"
+    listed.write_text("".join(f"numbers/{file.name}\n" for file in files))
+    for inputs in (files, listed, [files[1], listed, files[0], files[2]]):
+        report = dry_run(inputs, tmp_path / "out", task=task, settings=settings)
+        assert [case.case for case in report.cases] == ["img_0000", "img_0001", "img_0002"]
+    folder = tmp_path / "channels"
+    names = [f"{case}_{i:04d}.nii.gz" for case in "ab" for i in range(2)]
+    files = [write_image(folder / name, scene(1)[0], GRID) for name in names]
+    for inputs in (files, folder):
+        report = dry_run(inputs, tmp_path / "out", task=task, settings=settings)
+        assert [case.case for case in report.cases] == ["a", "b"]
+        assert len(report.notes) == 1

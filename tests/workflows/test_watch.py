@@ -43,13 +43,60 @@ def test_a_file_is_taken_once_when_it_has_kept_still(tmp_path: Path) -> None:
 def test_an_empty_file_is_not_whole_and_a_second_file_of_the_case_counts(tmp_path: Path) -> None:
     arrivals = Arrivals(tmp_path, 5.0)
     (tmp_path / "a.nii.gz").touch()
-    header, voxels = tmp_path / "m.mhd", tmp_path / "m.zraw"
-    header.write_text("ObjectType = Image")
+    header, voxels = tmp_path / "m[1].mhd", tmp_path / "voxels of m"
+    header.write_text(
+        "ObjectType = Image\nNDims = 3\nDimSize = 1 1 2\nElementType = MET_UCHAR\n"
+        f"ElementSpacing = 1 1 1\nElementDataFile = {voxels.name}\n"
+    )
     voxels.write_bytes(b"1")
     arrivals.take(0.0)
     voxels.write_bytes(b"12")
     assert arrivals.take(6.0) == []
     assert arrivals.take(12.0) == [header]
+
+
+def test_of_two_files_of_one_case_the_first_is_kept_and_the_other_waits(tmp_path: Path) -> None:
+    arrivals = Arrivals(tmp_path, 1.0)
+
+    def look(now: float) -> list[str]:
+        taken = arrivals.take(now)
+        return [path.name for path in taken if arrivals.refuse_twin(path) is None]
+
+    first, other = tmp_path / "s.nii", tmp_path / "s_0000.nii.gz"
+    for path in (first, other):
+        path.write_bytes(b"one")
+    arrivals.take(0.0)
+    assert look(2.0) == ["s.nii"]
+    arrivals.take(3.0)
+    assert look(5.0) == []
+    # It changes: once more, and refused once more.
+    other.write_bytes(b"longer")
+    arrivals.take(6.0)
+    assert arrivals.take(8.0) == [other]
+    assert arrivals.refuse_twin(other) == first
+    # The first gets another name: both are cases of their own now.
+    first.rename(tmp_path / "t.nii")
+    arrivals.take(9.0)
+    assert look(11.0) == ["s_0000.nii.gz", "t.nii"]
+    # What has gone and comes again is new.
+    content = (tmp_path / "t.nii").read_bytes()
+    (tmp_path / "t.nii").unlink()
+    arrivals.take(12.0)
+    (tmp_path / "t.nii").write_bytes(content)
+    arrivals.take(13.0)
+    assert look(15.0) == ["t.nii"]
+
+
+def test_the_name_of_a_case_does_not_hang_on_what_arrives_with_it(
+    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    (queries / "a.nii.gz").rename(queries / "a_0000.nii.gz")
+    watching = Watching(StopRequest())
+    watching.coming = [[]]  # goes on after the first report
+    run(watching, queries, tmp_path / "out", task, settings)
+    names = {"a.nii.gz", "b.nii.gz", "c.nii.gz"}
+    assert {path.name for path in (tmp_path / "out").glob("*.nii.gz")} == names
+    assert watching.refused == []
 
 
 def test_a_folder_that_goes_ends_the_watch(tmp_path: Path) -> None:

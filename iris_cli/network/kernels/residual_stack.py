@@ -6,8 +6,8 @@ normalisation, ReLU, convolution and residual sum run on a slab of slices while 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,25 +37,44 @@ def compute_type(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
+class _Made(NamedTuple):
+    """Filters by type and whether maps are deep, and what they were made of.
+
+    The weights are held so that no other tensor can take their place unnoticed.
+    """
+
+    weights: tuple[Tensor, ...]
+    stamp: tuple[tuple[int, int], ...]
+    filters: Mapping[tuple[torch.dtype, bool], SlabFilter]
+
+
 class FilterCache:
-    """The filter of some weights, made once, and again when the weights have changed."""
+    """The filter of some weights, made once, and again when the weights have changed.
+
+    Threads may share it: they may make a filter twice, and never get one of other weights.
+    """
 
     def __init__(self) -> None:
-        self._weights: tuple[Tensor, ...] = ()
-        self._stamp: tuple[tuple[int, int], ...] = ()
-        self._filters: dict[tuple[torch.dtype, bool], SlabFilter] = {}
+        self._made = _Made((), (), {})
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a filter was made."""
+        return bool(self._made.filters)
 
     def filter(self, weights: Sequence[Tensor], depth: int, kind: torch.dtype) -> SlabFilter:
         """The filter with the outputs of all weights (C_out, C_in, k, k, k), one after another."""
         stamp = tuple((0 if w.is_inference() else w._version, w.data_ptr()) for w in weights)
-        same = len(weights) == len(self._weights) and all(map(_is, weights, self._weights))
-        if not same or stamp != self._stamp:
-            # The weights are held so that no other tensor can take their place unnoticed.
-            self._weights, self._stamp, self._filters = tuple(weights), stamp, {}
+        made = self._made
+        same = len(weights) == len(made.weights) and all(map(_is, weights, made.weights))
+        if not same or stamp != made.stamp:
+            made = _Made(tuple(weights), stamp, {})
         key = (kind, depth >= SMALLEST_DEPTH)
-        if key not in self._filters:
-            self._filters[key] = choose_filter(torch.cat(list(weights)), depth, kind)
-        return self._filters[key]
+        found = made.filters.get(key)
+        if found is None:
+            found = choose_filter(torch.cat(list(weights)), depth, kind)
+            self._made = made._replace(filters={**made.filters, key: found})
+        return found
 
 
 def run_residual_stack(
@@ -82,7 +101,9 @@ def run_residual_stack(
                 if lower is not None:
                     slices.append(UpsampledSlices(lower, volume.shape[1:]))
                 normed = NormedSlices(slices, eps, kind)
-                volume = _run_block(block, normed, volume if mine else volume.clone())
+                # With a convolution in the shortcut the map is only read.
+                used_up = mine or block.shortcut is not None
+                volume = _run_block(block, normed, volume if used_up else volume.clone())
                 lower, mine = None, True
             items.append(volume.permute(1, 2, 3, 0))
     # Stacked as voxels x channels: the channels stay last.
@@ -91,7 +112,10 @@ def run_residual_stack(
 
 
 def _run_block(block: ResidualBlock, normed: NormedSlices, x: Tensor) -> Tensor:
-    """x: (C, Z, Y, X), used up; normed: the same, normalised, and what is joined to it."""
+    """x: (C, Z, Y, X), used up where it is the shortcut.
+
+    normed: the same, normalised, and what is joined to it.
+    """
     convolutions = [block.conv1.conv]
     if block.shortcut is not None:
         convolutions.append(block.shortcut.conv)

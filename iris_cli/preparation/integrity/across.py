@@ -9,6 +9,7 @@ from iris_cli.dataset.raw import RawDataset
 from iris_cli.preparation.codes import Code
 from iris_cli.preparation.findings import Finding, Place
 from iris_cli.preparation.integrity.geometry import check_spacings
+from iris_cli.preparation.integrity.names import is_leak
 from iris_cli.preparation.integrity.payload import CheckedCase
 from iris_cli.preparation.integrity.sides import check_sides
 from iris_cli.preparation.measure import CaseFacts, measured_values
@@ -49,7 +50,7 @@ def across_sets(
         if len({raw.name in unseen for raw, _ in copies}) > 1:
             across = ", one of which only validation opens"
             fix = "remove the copies from one of the sets"
-        elif _is_leak([copy for _, copy in copies]):
+        elif is_leak(copy.role for _, copy in copies):
             across = ", in different roles"
         findings[first.name].append(
             Place(first.name, fact.case).finding(
@@ -63,12 +64,6 @@ def across_sets(
     return findings
 
 
-def _is_leak(copies: Sequence[CaseFacts]) -> bool:
-    """Whether what is scored is also trained on; a training image twice only counts double."""
-    roles = {copy.role for copy in copies}
-    return len(roles) > 1 and bool(roles & {"validate", "test"})
-
-
 def _check_copies(raw: RawDataset, facts: Sequence[CaseFacts]) -> Iterator[Finding]:
     by_hash: dict[str, list[CaseFacts]] = defaultdict(list)
     for fact in facts:
@@ -76,10 +71,10 @@ def _check_copies(raw: RawDataset, facts: Sequence[CaseFacts]) -> Iterator[Findi
     for twins in by_hash.values():
         if len(twins) < 2:
             continue
-        is_leak = _is_leak(twins)
+        leaks = is_leak(twin.role for twin in twins)
         yield Place(raw.name, twins[0].case).finding(
-            Code.IMAGE_ACROSS_ROLES if is_leak else Code.IMAGE_TWICE,
-            "the same image under several names" + (", in different roles" if is_leak else ""),
+            Code.IMAGE_ACROSS_ROLES if leaks else Code.IMAGE_TWICE,
+            "the same image under several names" + (", in different roles" if leaks else ""),
             file=raw.folder / "dataset.json",
             found=", ".join(f"{twin.case} ({twin.role})" for twin in twins),
         )

@@ -13,7 +13,7 @@ from typing import Any
 from iris_cli.execution.receipts import Receipt, matches, read_receipt, write_receipt
 from iris_cli.preparation.integrity.payload import CasePayload, CheckedCase
 
-VERSION = 1
+VERSION = 2
 """Raised whenever a check changes, so that no older result is taken for a new one."""
 
 FileState = list[int]

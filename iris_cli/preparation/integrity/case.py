@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from iris_cli.errors import DataRefused, IrisError
+from iris_cli.errors import DataRefused, EnvironmentProblem, IrisError
 from iris_cli.execution.jobs import CaseResult
 from iris_cli.execution.stages import stage
 from iris_cli.files.hashing import hash_array
@@ -68,9 +68,14 @@ def _check(payload: CasePayload) -> CheckedCase:
 def _read(
     payload: CasePayload, path: Path, findings: list[Finding], *, is_label: bool = False
 ) -> Volume | None:
-    """The volume with what its header says, or what keeps it from being read."""
+    """The volume with what its header says, or what keeps it from being read.
+
+    raises EnvironmentProblem: that says nothing about the file, so nothing of it is kept.
+    """
     try:
         volume = read_labels(path) if is_label else read_image(path)
+    except EnvironmentProblem:
+        raise
     except (IrisError, OSError) as error:
         findings.append(_unreadable(payload, path, error, is_label=is_label))
         return None
