@@ -81,16 +81,18 @@ class Normalisation:
 
     def planes(self, start: int, stop: int) -> npt.NDArray[np.float32]:
         """The normalised planes start..stop (z)."""
-        return self.function(self.values[start:stop])
+        native = self.values[start:stop]
+        result = np.empty(native.shape, np.float32)
+        for plane, target in zip(native, result, strict=True):
+            target[...] = self.function(plane)  # in float64 on the way
+        return result
 
 
 def normalise(array: npt.NDArray[Any], modality: str, *, file: Path | None = None) -> Normalised:
     """Normalise a whole native volume by profile iris-1; parameters and errors as below."""
     fitted = fit_normalisation(array, modality, file=file)
-    result = np.empty(array.shape, np.float32)
-    for z in range(len(array)):  # float64 on the way is 8 bytes a voxel
-        result[z : z + 1] = fitted.planes(z, z + 1)
-    return Normalised(result, fitted.fill, fitted.statistics, fitted.nonfinite)
+    whole = fitted.planes(0, len(array))
+    return Normalised(whole, fitted.fill, fitted.statistics, fitted.nonfinite)
 
 
 def fit_normalisation(
