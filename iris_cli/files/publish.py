@@ -4,7 +4,7 @@ A file is written under a temporary name in the folder where it will live, flush
 read again and verified, and only then renamed; the folder is flushed last. A reader therefore
 sees the old file, the new file, or none, never a part of one (RELIABILITY.md, Publish).
 
-Temporary names are `.<name>.<pid>-<random>.partial<suffixes>`: hidden, recognisable after a
+Temporary names are `.<name>.<pid>-<random>-<host>.partial<suffixes>`: hidden, recognisable after a
 crash, and with the suffixes that format libraries look at. A name that leaves too little room for
 the rest of the temporary one is cut there, and a hash of all of it takes the place of its end.
 """
@@ -19,6 +19,8 @@ import json
 import os
 import secrets
 import shutil
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,8 +29,10 @@ from iris_cli.errors import EnvironmentProblem
 _MARK = ".partial"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # Of the 255 bytes a file name may have; the rest is for dots, process, mark and suffixes.
-_STEM_BYTES = 184
+_STEM_BYTES = 176
 _SUFFIX_BYTES = 16
+# A temporary file of another host, whose processes cannot be looked at, is left alone so long.
+_OTHER_HOST_S = 3600.0
 
 
 def publish(
@@ -127,7 +131,7 @@ def process_is_alive(pid: int) -> bool:
 def _temporary_name(path: Path) -> Path:
     parts = path.suffixes[-2:] if path.name.endswith(".gz") else [path.suffix]
     suffixes = "".join(part for part in parts if len(os.fsencode(part)) <= _SUFFIX_BYTES)
-    unique = f"{os.getpid()}-{secrets.token_hex(4)}"
+    unique = f"{os.getpid()}-{secrets.token_hex(4)}-{_host()}"
     return path.with_name(f".{_stem(path.name)}.{unique}{_MARK}{suffixes}")
 
 
@@ -141,9 +145,22 @@ def _stem(name: str) -> str:
 
 
 def _writer_alive(temporary: Path) -> bool:
-    """Whether the process that writes this temporary file still runs on this host."""
-    pid = temporary.name.rpartition(_MARK)[0].rpartition(".")[2].partition("-")[0]
+    """Whether the process that writes this temporary file runs, or may run on another host."""
+    pid, *rest = temporary.name.rpartition(_MARK)[0].rpartition(".")[2].split("-")
+    if len(rest) == 2 and rest[1] != _host():
+        return time.time() - _modified(temporary) < _OTHER_HOST_S
     return pid.isdecimal() and int(pid) != os.getpid() and process_is_alive(int(pid))
+
+
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:7]
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _write_bytes(path: Path, data: bytes) -> None:

@@ -36,6 +36,8 @@ def make_way(
     # With the earlier ones, as their receipt goes first of all that could name them.
     names = sorted(path.relative_to(folder).as_posix() for path in {*planned, *earlier})
     publish_json(note, names)
+    for path in planned:
+        remove_leftovers(path.parent, path.name)
     for path in sorted(earlier):
         if path.resolve() not in kept:
             _remove(path)

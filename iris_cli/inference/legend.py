@@ -10,7 +10,7 @@ import colorsys
 from collections.abc import Mapping
 from pathlib import Path
 
-from iris_cli.files.publish import publish_json, publish_text
+from iris_cli.files.publish import publish_json, publish_text, remove_leftovers
 
 # Hues a golden ratio apart: neighbours in value are far apart on the circle, for any number.
 _GOLDEN = 0.6180339887498949
@@ -20,6 +20,8 @@ def write_legend(folder: Path, names: Mapping[int, str]) -> tuple[Path, ...]:
     """Publish labels.json ({name: value}), labels.ctbl and labels.txt into `folder`."""
     table = {names[value]: value for value in sorted(names)}
     paths = tuple(folder / f"labels.{ending}" for ending in ("json", "ctbl", "txt"))
+    for path in paths:
+        remove_leftovers(folder, path.name)
     publish_json(paths[0], {"background": 0, **table})
     publish_text(paths[1], slicer_table(names))
     publish_text(paths[2], itk_snap_table(names))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from iris_cli.execution.receipts import Receipt, read_receipt
-from iris_cli.files.publish import publish_text
+from iris_cli.files.publish import publish_text, remove_leftovers
 
 STATISTICS = "statistics.csv"
 
@@ -36,6 +36,7 @@ def write_statistics(folder: Path, receipts: Path) -> Path:
     receipts: the folder they are in. Where another process finishes a case meanwhile, it is made
     once more: the last one to write has seen all of them.
     """
+    remove_leftovers(folder, STATISTICS)
     while True:
         seen = _state(receipts)
         path = publish_text(folder / STATISTICS, _table(folder, receipts))

@@ -45,7 +45,7 @@ PERCENTILES = (0.5, 99.5)
 SMALLEST_DEVIATION = 1e-6
 NONFINITE_LIMIT = 0.01
 
-_BLOCK = 1 << 22
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)

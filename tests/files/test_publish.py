@@ -90,6 +90,16 @@ def test_leftovers_of_dead_writers_go_and_those_of_living_ones_stay(tmp_path: Pa
     assert remove_leftovers(tmp_path) == 1
 
 
+def test_leftovers_of_other_hosts_go_when_they_are_old(tmp_path: Path) -> None:
+    fresh = tmp_path / ".a.bin.999999999-0badcafe-0000000.partial.bin"
+    old = tmp_path / ".a.bin.999999998-0badcafe-0000000.partial.bin"
+    for path in (fresh, old):
+        path.write_bytes(b"x")
+    os.utime(old, (0, 0))
+    assert remove_leftovers(tmp_path) == 1
+    assert list(tmp_path.iterdir()) == [fresh]
+
+
 def test_leftovers_of_names_with_brackets_are_found(tmp_path: Path) -> None:
     leftover = tmp_path / ".scan[1].nii.gz.999999999-0badcafe.partial.nii.gz"
     other = tmp_path / ".scan1.nii.gz.999999999-0badcafe.partial.nii.gz"
