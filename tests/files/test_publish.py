@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from iris_cli.errors import EnvironmentProblem
-from iris_cli.files.publish import publish, publish_bytes, publish_json, remove_leftovers
+from iris_cli.files.publish import (
+    process_is_alive,
+    publish,
+    publish_bytes,
+    publish_json,
+    remove_leftovers,
+)
 
 
 def test_published_bytes_are_read_back_the_same(tmp_path: Path) -> None:
@@ -88,6 +94,18 @@ def test_leftovers_of_dead_writers_go_and_those_of_living_ones_stay(tmp_path: Pa
     assert remove_leftovers(tmp_path, "a.bin") == 1
     assert sorted(tmp_path.iterdir()) == sorted([living, other])
     assert remove_leftovers(tmp_path) == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_process_that_is_dead_but_not_asked_for_is_not_alive() -> None:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    try:
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        assert not process_is_alive(child)
+    finally:
+        os.waitpid(child, 0)
 
 
 def test_leftovers_of_other_hosts_go_when_they_are_old(tmp_path: Path) -> None:
