@@ -44,7 +44,7 @@ def test_the_files_lie_beside_the_label_maps(tmp_path: Path) -> None:
 
 def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
     # Processes of other machines share the folder: nothing tells whether theirs still run.
-    live = tmp_path / ".labels.json.999999999-abcd.partial.json"
+    live = tmp_path / ".labels.json.999999999-abcd-0000000.partial.json"
     live.write_text("{")
     write_legend(tmp_path, NAMES)
     assert live.exists()
