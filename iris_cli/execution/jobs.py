@@ -24,6 +24,7 @@ from pathlib import Path
 from iris_cli.errors import UsageError
 from iris_cli.execution.claims import Claims
 from iris_cli.execution.outcomes import CaseJob, CaseResult, Outcome, RunSummary
+from iris_cli.execution.overlap import run_overlapped, steps_of
 from iris_cli.execution.progress import Progress, SilentProgress
 from iris_cli.execution.schedule import Schedule
 from iris_cli.execution.signals import StopRequest
@@ -44,6 +45,7 @@ def run_cases(
     function: CaseFunction,
     *,
     workers: int = 0,
+    overlap: bool = False,
     progress: Progress | None = None,
     label: str = "cases",
     claims: Path | None = None,
@@ -56,6 +58,8 @@ def run_cases(
 
     workers: 0 runs in this process (no protection from crashes, no time limit per case), n in
     that many spawned processes with one computing thread each.
+    overlap: without workers, read the next case and write the last one while one is computed, where
+    the function has steps (`overlap.in_steps`); takes the memory of up to three cases.
     claims: a folder for claim files, where several processes share the cases; a case that
     another one holds comes last, and its function then finds the receipt.
     stop: asked between cases; by default signals are handled for the time of this call.
@@ -74,7 +78,7 @@ def run_cases(
         progress.start(len(jobs), label)
         stack.callback(progress.finish)
         if workers <= 0:
-            _run_here(schedule, function, stop)
+            _run_here(schedule, function, stop, overlap)
         elif jobs:
             count = min(workers, len(jobs))
             limits = Limits(timeout_s, silence_s, grace_s)
@@ -99,7 +103,11 @@ def _refuse_limit_without_workers(timeout_s: float | None, workers: int) -> None
         )
 
 
-def _run_here(schedule: Schedule, function: CaseFunction, stop: StopRequest) -> None:
+def _run_here(schedule: Schedule, function: CaseFunction, stop: StopRequest, overlap: bool) -> None:
+    steps = steps_of(function)
+    if overlap and steps is not None:
+        run_overlapped(schedule, steps, stop)
+        return
     while schedule.has_more:
         raise_if_stopped(schedule, stop)
         index = schedule.take()

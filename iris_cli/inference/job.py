@@ -17,6 +17,7 @@ from typing import Any
 
 from iris_cli.errors import DataRefused, IrisError
 from iris_cli.execution.jobs import CaseResult
+from iris_cli.execution.overlap import Steps, in_steps
 from iris_cli.execution.receipts import Receipt, matches, read_receipt, write_receipt
 from iris_cli.execution.stages import stage
 from iris_cli.files.publish import remove_leftovers
@@ -72,7 +73,8 @@ class PredictPayload:
         return self.output.parent / HIDDEN / f"{self.case}.json"
 
 
-def predict_case(payload: PredictPayload) -> CaseResult:
+@in_steps
+def predict_case(payload: PredictPayload) -> Steps:
     """Segment one query, or keep what is there; for `execution.run_cases`.
 
     raises DataRefused where the query cannot be used, EnvironmentProblem where the output cannot be
@@ -93,11 +95,13 @@ def predict_case(payload: PredictPayload) -> CaseResult:
     source = volume_state(payload.query)  # before reading
     with stage("reading the query", payload.query):
         volume = read_image(payload.query, assume_spacing=payload.assume_spacing)
+    yield
     folder = payload.receipt.parent
     products = Products(payload.case, payload.output, folder, payload.outputs)
     with contextlib.closing(products):
         sweep = Sweep(predictor, volume, folder, products.listen, payload.outputs.write_voxel)
         prediction = sweep.run()
+        yield
         planned = tuple(
             planned_files(payload.outputs, predictor.names, payload.case, payload.output)
         )

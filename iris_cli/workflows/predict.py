@@ -86,6 +86,14 @@ class PredictSettings:
     assume_spacing: AssumedSpacing = None
     outputs: Outputs = PLAIN
 
+    @property
+    def overlap(self) -> bool:
+        """Whether reading and writing overlap with computing where there are no workers.
+
+        Where memory is counted, one case is in it at a time.
+        """
+        return self.limits.ram is None
+
 
 @dataclass(frozen=True)
 class PredictReport:
@@ -173,12 +181,16 @@ class PredictReport:
 
 @dataclass(frozen=True)
 class CaseEstimate:
-    """What one case would take; `problem` where not even its header can be read."""
+    """What one case would take; `problem` where not even its header can be read.
+
+    volume_mb: of memory_mb, its voxels and labels.
+    """
 
     case: str
     windows: int = 0
     seconds: float = 0.0
     memory_mb: float = 0.0
+    volume_mb: float = 0.0
     problem: str | None = None
 
 
@@ -191,6 +203,7 @@ class PredictEstimate:
     task: Task
     seconds_per_window: float
     workers: int
+    overlap: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -199,8 +212,11 @@ class PredictEstimate:
 
     @property
     def memory_mb(self) -> float:
-        """Of the largest cases, one in every worker."""
+        """Of the largest cases, one in every worker; or two more volumes beside one that overlaps."""
         largest = sorted((case.memory_mb for case in self.cases), reverse=True)
+        if self.overlap and self.workers <= 0:
+            beside = sorted((case.volume_mb for case in self.cases), reverse=True)
+            return sum(largest[:1]) + sum(beside[1:3])
         return sum(largest[: max(1, self.workers)])
 
     def to_json(self) -> dict[str, Any]:
@@ -248,6 +264,7 @@ def predict(
         [CaseJob(payload.case, payload) for payload in prepared.payloads],
         predict_and_draw if settings.outputs.previews else predict_case,
         workers=settings.workers,
+        overlap=settings.overlap,
         timeout_s=settings.case_timeout_s,
         progress=progress,
         label="predict",
@@ -285,7 +302,13 @@ def dry_run(
     seconds = _time_window(prepared, settings)
     cases = [_estimate(payload, prepared, seconds) for payload in prepared.payloads]
     return PredictEstimate(
-        tuple(cases), prepared.classes, prepared.task, seconds, settings.workers, prepared.notes
+        tuple(cases),
+        prepared.classes,
+        prepared.task,
+        seconds,
+        settings.workers,
+        settings.overlap,
+        prepared.notes,
     )
 
 
@@ -547,4 +570,7 @@ def _estimate(payload: PredictPayload, prepared: _Prepared, seconds: float) -> C
         _, memory = case.fit(first, payload.limits.with_free_memory_of(payload.device))
     except EnvironmentProblem as error:
         return CaseEstimate(payload.case, windows, problem=str(error.problem))
-    return CaseEstimate(payload.case, windows, windows * seconds, memory.ram / 2**20)
+    volume = case.native_bytes + case.label_bytes
+    return CaseEstimate(
+        payload.case, windows, windows * seconds, memory.ram / 2**20, volume / 2**20
+    )

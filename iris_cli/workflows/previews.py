@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from iris_cli.execution.jobs import CaseResult
+from iris_cli.execution.overlap import Steps, in_steps
 from iris_cli.execution.stages import stage
 from iris_cli.inference.job import PredictPayload, claim_preview, predict_case, predictor_of
 from iris_cli.inference.outputs import preview_file
 from iris_cli.volume.reading import read_image, read_labels
 
 
-def predict_and_draw(payload: PredictPayload) -> CaseResult:
+@in_steps
+def predict_and_draw(payload: PredictPayload) -> Steps:
     """`predict_case`, and OUT/previews/<case>.png where the case is new or has no picture yet.
 
     raises as `predict_case`; the label map stays where the picture cannot be drawn.
     """
-    result = predict_case(payload)
+    result = yield from predict_case.steps(payload)
     path = preview_file(payload.output, payload.case)
     if result.status == "done" or not path.exists():
         with stage("drawing the preview", path):

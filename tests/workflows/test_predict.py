@@ -219,6 +219,14 @@ def test_a_dry_run_tells_windows_time_and_memory_and_writes_nothing(
     assert by_case["d"].seconds == pytest.approx(8 * estimate.seconds_per_window)
     assert by_case["d"].memory_mb > by_case["a"].memory_mb > 0
     assert by_case["e"].problem
+    # While one is computed, the next is read and the last written.
+    largest = sorted((case.memory_mb for case in estimate.cases), reverse=True)
+    volumes = sorted((case.volume_mb for case in estimate.cases), reverse=True)
+    assert estimate.memory_mb == pytest.approx(largest[0] + volumes[1] + volumes[2])
+    counted = dataclasses.replace(settings, limits=Limits(ram=2**32))
+    assert dry_run(queries, tmp_path / "out", task=task, settings=counted).memory_mb == (
+        pytest.approx(largest[0])
+    )
     assert estimate.seconds > 0
     assert json.loads(json.dumps(estimate.to_json()))["classes"] == {"left": 1, "right": 2}
 
