@@ -55,6 +55,7 @@ UNSERVED: Mapping[str, str] = MappingProxyType(
         "--skip-empty": "profile mass-1 works every window",
         "--probabilities": _NO_LOGITS,
         "--multilabel": _NO_LOGITS,
+        "--check-tokens": "profile mass-1 has tokens that are nearly the same for all classes",
     }
 )
 """Options that the profile cannot serve, and why."""
@@ -84,14 +85,9 @@ def label(
     tokens = [torch.from_numpy(stage) for stage in task.tokens]
     wanted = Wanted(tokens, task.header.groups, kept, values)
     rows = _Rows(model, wanted, prepared, how)
-    planes = []
-    for total, weights in rows.finished():
-        if not prepared.nonfinite:  # else its notes say that nothing can be found
-            refuse_no_numbers(total, rows.precision)
-        planes.append(decide(total, weights, sorted(values)))
-    labels = np.concatenate(planes)
+    labels = _decided(rows, prepared, sorted(values))
     found = resample_nearest(keep_largest_parts(labels), prepared.grid, native)
-    counts = np.bincount(found.ravel(), minlength=max(values) + 1)
+    counts = _counts(found, max(values) + 1)
     voxels = {value: int(counts[value]) for value in values}
     return Segmentation(found, voxels, {}, WindowCounts(rows.windows))
 
@@ -132,9 +128,29 @@ def keep_largest_parts(labels: Labels) -> Labels:
         mask = labels[box] == value
         parts, count = ndimage.label(mask)
         if count > 1:
-            largest = 1 + int(np.bincount(parts.ravel())[1:].argmax())
+            largest = 1 + int(_counts(parts, count + 1)[1:].argmax())
             result[box][mask & (parts != largest)] = 0
     return result
+
+
+def _counts(numbers: Labels, count: int) -> npt.NDArray[np.int64]:
+    """How often 0 .. count - 1 occur; plane by plane, as numpy counts in a copy of 64 bits."""
+    counts = np.zeros(count, np.int64)
+    for plane in numbers:
+        counts += np.bincount(plane.ravel(), minlength=count)
+    return counts
+
+
+def _decided(rows: _Rows, prepared: PreparedImage, values: Sequence[int]) -> Labels:
+    """Labels on the working grid, before parts are taken away."""
+    dtype = np.result_type(np.uint16, np.min_scalar_type(max(values)))
+    labels, done = np.empty(prepared.array.shape, dtype), 0
+    for total, weights in rows.finished():
+        if not prepared.nonfinite:  # else its notes say that nothing can be found
+            refuse_no_numbers(total, rows.precision)
+        labels[done : done + len(weights)] = decide(total, weights, values)
+        done += len(weights)
+    return labels
 
 
 class _Rows:

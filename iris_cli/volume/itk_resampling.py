@@ -18,6 +18,9 @@ from iris_cli.volume.grid import Grid
 
 Index = npt.NDArray[np.float64]
 
+AT_ONCE = 16
+"""Slices of a volume that are interpolated together."""
+
 SNAP = 1e-6
 """Indices this close to a whole or half voxel are there: both decide what a voxel gets."""
 
@@ -62,8 +65,11 @@ def resample_nearest(array: npt.NDArray[Any], source: Grid, target: Grid) -> npt
         (z, in_z), (y, in_y), (x, in_x) = (
             _nearest(index, size) for index, size in zip(axes, array.shape, strict=True)
         )
-        inside = in_z[:, None, None] & in_y[:, None] & in_x
-        return np.where(inside, array[z][:, y][:, :, x], array.dtype.type(0))
+        result = np.zeros(target.shape_zyx, array.dtype)
+        plane_inside, within = in_y[:, None] & in_x, np.ix_(y, x)
+        for plane in np.flatnonzero(in_z):
+            result[plane][plane_inside] = array[z[plane]][within][plane_inside]
+        return result
     result = np.zeros(target.shape_zyx, array.dtype)
     for plane in range(target.shape_zyx[0]):
         points = _plane_index(source, target, plane)
@@ -117,12 +123,22 @@ def _along(values: npt.NDArray[Any], dim: int, index: Index) -> npt.NDArray[Any]
     clamped = np.clip(index, 0, size - 1)
     low = np.floor(clamped).astype(np.int64)
     upper = _column((clamped - low).astype(np.float32), dim)
-    result = values.take(low, axis=dim).astype(np.float32, copy=False)
-    step = values.take(np.minimum(low + 1, size - 1), axis=dim).astype(np.float32, copy=False)
-    step -= result
-    step *= upper
-    result += step
-    result *= _column(_inside(index, size).astype(np.float32), dim)
+    inside = _column(_inside(index, size).astype(np.float32), dim)
+    shape = [len(index) if axis == dim else length for axis, length in enumerate(values.shape)]
+    result = np.empty(shape, np.float32)
+    # In slices along another axis: what is between stays small.
+    other = 1 if dim == 0 else 0
+    for start in range(0, shape[other], AT_ONCE):
+        part = tuple(
+            slice(start, start + AT_ONCE) if axis == other else slice(None) for axis in range(3)
+        )
+        some, made = values[part], result[part]
+        made[...] = some.take(low, axis=dim)
+        step = some.take(np.minimum(low + 1, size - 1), axis=dim).astype(np.float32, copy=False)
+        step -= made
+        step *= upper
+        made += step
+        made *= inside
     return result
 
 
