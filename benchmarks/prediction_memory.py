@@ -1,13 +1,16 @@
 """Time and memory of prediction, for queries of many sizes: python -m benchmarks.prediction_memory
 
     --growth    B10: length of the volume, number of classes; own side only
-    --export    B4: 256^3 at 1 mm worked at 4/3 mm, tiny network, K = 1, 20 and 104; own side only
+    --export    256^3 at 1 mm worked at 4/3 mm, K = 1, 20 and 104 (`sliding_window` is B4)
     --long      a volume of 512 x 512 x 1000 with 104 classes (hours on a slow core: --scale 2
                 halves every edge)
 
 Every row runs in a process of its own: from an array on the native grid and a random task of the
-tiny network (patch 128, as large as the published one) to native labels. Memory is the highest
-resident size (VmHWM), over what the process held after all imports, beside what was predicted.
+tiny network (patch 128, as large as the published one) to native labels. Logits are those of the
+random network, where nearly every class wins somewhere in every region, or (`balls`) such as organs
+have: the network runs all the same, then its last map is replaced by one of which every class makes
+a ball. Memory is the highest resident size (VmHWM), over what the process held after all imports,
+beside what was predicted.
 Seconds are CPU seconds of one thread: preparing, network, and the rest (logits multiplied out,
 blended, brought to the native grid, decided).
 """
@@ -32,9 +35,11 @@ from iris_cli.inference.case import predict_volume
 from iris_cli.inference.memory import AS_IT_COMES, case_of
 from iris_cli.inference.sliding import Decoding, Maps
 from iris_cli.inference.streaming import How
+from iris_cli.inference.windows import Layout
 from iris_cli.model.model import Model, ModelCard
 from iris_cli.network.config import NetworkConfig
 from iris_cli.network.iris_network import IrisNetwork
+from iris_cli.network.logit_map import LogitMap
 from iris_cli.task.task_file import ModelRecord, Task, TaskClass, TaskHeader
 from iris_cli.volume.grid import Grid
 from iris_cli.volume.orientation import AS_IT_IS
@@ -45,7 +50,8 @@ from iris_cli.volume.reading import NativeGeometry, Volume
 class Shape:
     """A query and a task.
 
-    native: (z, y, x) voxels. spacing_xyz: mm. working: mm. patch: voxels.
+    native: (z, y, x) voxels. spacing_xyz: mm. working: mm. patch: voxels. logits: "network" or
+    "balls".
     """
 
     native: tuple[int, int, int]
@@ -53,16 +59,18 @@ class Shape:
     working: float
     classes: int
     patch: int = 128
+    logits: str = "network"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """CPU seconds of the parts, windows, and bytes over those of an idle process."""
+    """CPU seconds of the parts, windows, and bytes: of the idle process, over them, predicted."""
 
     prepare: float
     network: float
     export: float
     windows: int
+    before: int
     bytes: int
     predicted: int
 
@@ -110,7 +118,9 @@ def measure(shape: Shape) -> Measured:
     volume = make_volume(shape)
     need = case_of(model, task, volume.grid, volume.array.nbytes, "cpu", "fp32")
     expected = dataclasses.replace(need, resident=0).predict(AS_IT_COMES).ram
-    timed = Timed()
+    layout = Layout(volume.grid.working(shape.working).shape_zyx, (shape.patch,) * 3)
+    balls = Balls(layout, shape.classes) if shape.logits == "balls" else None
+    timed = Timed(balls)
     started = time.process_time()
     found = predict_volume(model, task, volume, how=How())
     total = time.process_time() - started
@@ -119,6 +129,7 @@ def measure(shape: Shape) -> Measured:
         network=timed.network,
         export=total - timed.network - (timed.sweep_began - started),
         windows=found.windows.all,
+        before=before,
         bytes=memory_now("VmHWM") - before,
         predicted=expected,
     )
@@ -127,7 +138,7 @@ def measure(shape: Shape) -> Measured:
 class Timed:
     """Watches the network and the beginning of the sweep, in this process from now on."""
 
-    def __init__(self) -> None:
+    def __init__(self, balls: Balls | None) -> None:
         self.network = 0.0
         self.sweep_began = 0.0
         timed = self
@@ -136,12 +147,36 @@ class Timed:
             def __call__(self, crops: np.ndarray) -> list[Maps]:
                 started = time.process_time()
                 timed.sweep_began = timed.sweep_began or started
-                try:
-                    return super().__call__(crops)
-                finally:
-                    timed.network += time.process_time() - started
+                found = super().__call__(crops)
+                timed.network += time.process_time() - started
+                return found if balls is None else balls.maps()
 
         vars(streaming)["Decoding"] = TimedDecoding
+
+
+class Balls:
+    """Logits of one ball per class: map (z, y, x, square of their length, 1), window by window."""
+
+    def __init__(self, layout: Layout, classes: int) -> None:
+        self._layout, self._cells = layout, iter(layout.cells())
+        self._size = float(max(layout.shape))
+        generator = np.random.default_rng(0)
+        centre = generator.uniform(0, np.array(layout.shape) / self._size, (classes, 3))
+        radius = generator.uniform(0.3, 0.8, classes) / (classes ** (1 / 3) + 1)
+        square = radius**2 - (centre**2).sum(axis=1)
+        weights = np.column_stack([2 * centre, np.full(classes, -1.0), square])
+        self._weights = torch.from_numpy(weights).float()[None, :, None]
+
+    def maps(self) -> list[Maps]:
+        """Of the next window."""
+        start = self._layout.start(next(self._cells))
+        axes = [
+            (torch.arange(n) + first) / self._size
+            for first, n in zip(start, self._layout.patch, strict=True)
+        ]
+        z, y, x = torch.meshgrid(*axes, indexing="ij")
+        features = torch.stack([z, y, x, z * z + y * y + x * x, torch.ones_like(z)])
+        return [(LogitMap(features[None], self._weights, None),)]
 
 
 def memory_now(what: str) -> int:
@@ -164,6 +199,7 @@ def shapes_of(given: argparse.Namespace) -> list[Shape]:
     if given.export:
         grid = ((256, 256, 256), (1.0, 1.0, 1.0), 4 / 3)
         shapes += [Shape(*grid, classes) for classes in (1, 20, 104)]
+        shapes += [Shape(*grid, classes, logits="balls") for classes in (20, 104)]
     if given.growth:
         base = ((160, 160, 160), (1.0, 1.0, 1.0), 1.0)
         shapes += [Shape(*base, classes, 64) for classes in (1, 13, 26, 52, 104)]
@@ -190,8 +226,8 @@ def main() -> None:
         sys.stdout.write(json.dumps(dataclasses.asdict(found)) + "\n")
         return
     rows = [row(shape, measure_apart(shape)) for shape in shapes_of(given)]
-    head = ("native, z x y x x", "mm", "K", "patch", "windows", "prepare, CPU s", "network, CPU s",
-            "export, CPU s", "peak MB", "predicted MB")  # fmt: skip
+    head = ("native, z x y x x", "mm", "K", "logits", "patch", "windows", "prepare, CPU s",
+            "network, CPU s", "export, CPU s", "peak MB", "predicted MB")  # fmt: skip
     publish("prediction_memory", "prediction, tiny network", ["one thread, fp32"], head, rows)
 
 
@@ -201,6 +237,7 @@ def row(shape: Shape, found: Measured) -> list[str]:
         " x ".join(map(str, shape.native)),
         f"{shape.working:.3g}",
         str(shape.classes),
+        shape.logits,
         str(shape.patch),
         str(found.windows),
         *(f"{seconds:.1f}" for seconds in (found.prepare, found.network, found.export)),

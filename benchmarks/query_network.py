@@ -62,7 +62,8 @@ class Side:
         """image: (1, 1, Z, Y, X), tokens: per stage (1, K, M, C_i) -> logits (1, K, Z, Y, X)."""
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
             if isinstance(self.network, IrisNetwork):
-                return self.network.decode(self.network.encode_image(image), tokens)
+                features = self.network.encode_image(image)
+                return self.network.decode(features, tokens, overwrite=True)
             return self.network.decode(self.network.encoder(image), tokens)
 
 

@@ -92,7 +92,8 @@ def time_windows(edge: int, classes: int) -> tuple[list[float], list[float]]:
         (found,) = decode(image[None].numpy())[0]
         rows = edge // 8
         for low in range(0, edge, rows):
-            part = found.logits_of(range(classes), 0, low, low + rows)[0]
+            box = (slice(low, low + rows), slice(0, edge), slice(0, edge))
+            part = found.logits_in(box)[0]
             sums[:, low : low + rows].addcmul_(part, weight[low : low + rows])
 
     streamed()  # kernels are prepared in the first call
@@ -103,7 +104,7 @@ def time_windows(edge: int, classes: int) -> tuple[list[float], list[float]]:
 def memory_share(classes: int) -> float:
     """What waits to be finished, ours over theirs: both without the network's own activations."""
     config = NetworkConfig.released(bank_size=None)
-    layout = Layout.along_longest(VOLUME, (PATCH, PATCH, PATCH))
+    layout = Layout(VOLUME, (PATCH, PATCH, PATCH))
     ours = Sizes.of(config, layout, classes, 1, "fp32").blend
     # Sums, their quotient, and three tensors of a window: logits, probabilities, weighted ones.
     theirs = 4 * classes * (2 * math.prod(VOLUME) + 3 * PATCH**3)

@@ -28,6 +28,37 @@ Workers = Annotated[
         "--workers", "-j", min=0, help="Worker processes of one thread each; 0 works in process."
     ),
 ]
+Dask = Annotated[
+    str | None,
+    typer.Option(
+        "--dask",
+        metavar="CLUSTER",
+        help="Work on a dask cluster: scheduler.json, tls://host:port, tcp://... or local:N.",
+    ),
+]
+OnlyFailed = Annotated[
+    bool, typer.Option("--only-failed", help="Only cases that failed in an earlier run.")
+]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict", help="End at the first case that fails, with its exit code; begin no other."
+    ),
+]
+NumParts = Annotated[
+    int | None,
+    typer.Option(
+        "--num-parts",
+        help="Work on one of N shares of the cases, 1 for all; by default as a scheduler's job "
+        "array says.",
+    ),
+]
+PartId = Annotated[
+    int | None,
+    typer.Option(
+        "--part-id", help="Which share, from 0; by default the number in a scheduler's job array."
+    ),
+]
 CaseTimeout = Annotated[
     float | None,
     typer.Option(
@@ -69,6 +100,18 @@ AssumeSpacing = Annotated[
 ]
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def refuse_beside_dask(dask: str | None, given: dict[str, bool]) -> None:
+    """Refuse options of workers of this machine beside a cluster, which has its own."""
+    names = [name for name, is_given in given.items() if is_given]
+    if dask is not None and names:
+        raise UsageError(
+            "a dask cluster has its own workers",
+            found=f"--dask and {' and '.join(names)}",
+            fix=f"leave {' and '.join(names)} out; how many workers there are is said where they "
+            "are started",
+        )
 
 
 def parse_bytes(text: str) -> int:

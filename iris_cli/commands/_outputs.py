@@ -29,6 +29,12 @@ Multilabel = Annotated[
     bool,
     typer.Option("--multilabel", help="Write a mask for each class, too, in which overlaps stay."),
 ]
+CheckTokens = Annotated[
+    bool,
+    typer.Option(
+        "--check-tokens", help="Compare every class with the references, in small volumes, too."
+    ),
+]
 KeepLargest = Annotated[
     list[str] | None,
     typer.Option(
@@ -55,6 +61,7 @@ def outputs_of(
     *,
     previews: bool,
     multilabel: bool,
+    check_tokens: bool,
 ) -> Outputs:
     """The outputs a command line asks for; raises UsageError for words it does not know."""
     from iris_cli.inference.outputs import OUTPUT_ENDINGS, Outputs
@@ -78,6 +85,7 @@ def outputs_of(
         cleaning=Cleaning(tuple(keep_largest or ()), tuple(map(_volume, min_volume or ()))),
         previews=previews,
         multilabel=multilabel,
+        check_tokens=check_tokens,
     )
 
 

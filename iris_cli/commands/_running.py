@@ -26,6 +26,8 @@ def show_failures(output: Output, run: RunSummary) -> None:
         for part in ("file", "found", "expected", "fix"):
             if error.get(part):
                 output.say(f"  {part:<9} {error[part]}")
+    if run.ended_by is not None:
+        output.say(f"ended at {run.ended_by.name}: cases that are not listed were not begun")
 
 
 def leave_with(exit_code: int) -> None:

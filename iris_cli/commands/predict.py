@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,19 +13,26 @@ import typer
 from iris_cli.commands._options import (
     AssumeSpacing,
     CaseTimeout,
+    Dask,
     Device,
     Json,
     MaxRam,
     MaxVram,
     Model,
+    NumParts,
+    OnlyFailed,
+    PartId,
     Precision,
     Quiet,
+    Strict,
     Verbose,
     Workers,
     parse_bytes,
+    refuse_beside_dask,
 )
 from iris_cli.commands._output import Output
 from iris_cli.commands._outputs import (
+    CheckTokens,
     Format,
     KeepLargest,
     MinVolume,
@@ -42,6 +50,7 @@ from iris_cli.commands._references import (
 )
 from iris_cli.commands._running import leave_with, progress_of, show_failures
 from iris_cli.errors import IrisError, UsageError
+from iris_cli.execution.parts import WHOLE, choose_part
 from iris_cli.execution.signals import StopRequest
 
 if TYPE_CHECKING:
@@ -91,6 +100,13 @@ def predict(
     ] = False,
     model: Model = None,
     device: Device = "auto",
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            "--devices",
+            help="Devices of workers, as cuda:0,cuda:1: one worker each, or -j in turn.",
+        ),
+    ] = None,
     precision: Precision = "auto",
     skip_empty: Annotated[
         bool,
@@ -103,11 +119,17 @@ def predict(
     probabilities: Probabilities = None,
     multilabel: Multilabel = False,
     previews: Previews = False,
+    check_tokens: CheckTokens = False,
     keep_largest: KeepLargest = None,
     min_volume: MinVolume = None,
     max_ram: MaxRam = None,
     max_vram: MaxVram = None,
     workers: Workers = 0,
+    dask: Dask = None,
+    num_parts: NumParts = None,
+    part_id: PartId = None,
+    only_failed: OnlyFailed = False,
+    strict: Strict = False,
     case_timeout: CaseTimeout = None,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -120,23 +142,36 @@ def predict(
     from iris_cli.inference.memory import Limits
     from iris_cli.task.combining import Grouping
     from iris_cli.workflows import predict as workflow
-    from iris_cli.workflows.devices import choose_device
+    from iris_cli.workflows.devices import choose_device, choose_devices
 
     out = Output.choose(as_json, verbose, quiet)
     if tasks and references is None:
         _refuse_options_of_references(labels_file, cases)
+    refuse_beside_dask(
+        dask,
+        {
+            "-j": workers > 0,
+            "--devices": devices is not None,
+            "--case-timeout": case_timeout is not None,
+        },
+    )
+    several = choose_devices(devices) if devices is not None else ()
+    if several and device != "auto":
+        raise UsageError("--device and --devices say the same", fix="leave one of them out")
     settings = workflow.PredictSettings(
         model=model,
         grouping=Grouping.JOINT if joint else Grouping.APART,
         renumber=renumber,
         classes=tuple(comma_separated(classes)) if classes else None,
-        device=choose_device(device),
+        device=several[0] if several else choose_device(device),
+        devices=several,
         precision=precision,
         skip_empty=skip_empty,
         limits=Limits(
             *(None if size is None else parse_bytes(size) for size in (max_ram, max_vram))
         ),
-        workers=workers,
+        workers=workers or len(several),
+        dask=dask,
         case_timeout_s=case_timeout,
         assume_spacing=assume_spacing,
         outputs=outputs_of(
@@ -146,11 +181,23 @@ def predict(
             min_volume,
             previews=previews,
             multilabel=multilabel,
+            check_tokens=check_tokens,
         ),
+        # What arrives in a watched folder is one case or two at a time: no share of it is even.
+        part=WHOLE if watch else choose_part(num_parts, part_id, os.environ),
+        only_failed=only_failed,
+        strict=strict,
     )
     source = reference_source(references, (), (), (), labels_file, cases) if references else None
     if watch:
-        _refuse_with_watch(inputs, dry_run)
+        asked = {
+            "--dry-run": dry_run,
+            "--num-parts": num_parts is not None,
+            "--part-id": part_id is not None,
+            "--only-failed": only_failed,
+            "--strict": strict,
+        }
+        _refuse_with_watch(inputs, [option for option, given in asked.items() if given])
         _watch(out, inputs[0], output, tasks or [], source, settings, watch_seconds)
         return
     inputs = volumes_on_stdin(inputs, sys.stdin)
@@ -214,12 +261,12 @@ def _watch(
         )
 
 
-def _refuse_with_watch(inputs: list[Path], dry_run: bool) -> None:
-    if len(inputs) != 1 or dry_run:
+def _refuse_with_watch(inputs: list[Path], given: list[str]) -> None:
+    if len(inputs) != 1 or given:
         raise UsageError(
-            "--watch waits for the volumes of one folder",
-            found="--dry-run" if dry_run else f"{len(inputs)} inputs",
-            fix="give one folder with -i and leave out --dry-run",
+            "--watch waits for the volumes of one folder, and takes all of them",
+            found=" and ".join(given) or f"{len(inputs)} inputs",
+            fix=f"leave out {' and '.join(given)}" if given else "give one folder with -i",
         )
 
 
@@ -243,7 +290,7 @@ def _show_report(out: Output, report: PredictReport) -> None:
     if report.parts:
         values = [(entry.name, entry.value) for entry in report.classes]
         out.table("label values", ("class", "value"), values)
-    for note in report.notes:
+    for note in (*report.notes, *report.share.notes()):
         out.say(f"note: {note}")
     for case, flags in report.flags().items():
         for flag in flags:

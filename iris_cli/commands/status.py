@@ -31,7 +31,7 @@ def status(
         typer.Option(
             "--exit-code",
             help="Run: 0 finished or running, 75 to be gone on with, else what it failed with (6 "
-            "diverged). Predictions: 0, or 3 where cases failed.",
+            "diverged). Predictions: 75 where cases wait and nobody works, 3 where some failed, 0.",
         ),
     ] = False,
     as_json: Json = False,
@@ -90,10 +90,14 @@ def _output_lines(output: OutputStatus) -> list[str]:
         "done": len(output.done),
         "failed": len(output.failed),
         "without their label map": len(output.incomplete),
-        "being worked on": len(output.working),
+        "in work": len(output.working),
+        "waiting": len(output.waiting),
     }
     told = ", ".join(f"{n} {what}" for what, n in counts.items() if n or what in ("done", "failed"))
     lines = [f"{output.folder}: {told}"]
+    for work in output.working[:_CASES_SHOWN]:
+        age = "" if work.age_s is None else f", for {duration(work.age_s)}"
+        lines.append(f"in work: {work.case}: process {work.pid} on {work.host}{age}")
     for case, error in list(output.failed.items())[:_CASES_SHOWN]:
         lines.append(f"failed: {case}: {error.get('problem', 'no reason is known')}")
         lines += [
@@ -101,6 +105,6 @@ def _output_lines(output: OutputStatus) -> list[str]:
         ]
     if len(output.failed) > _CASES_SHOWN:
         lines.append(f"and {len(output.failed) - _CASES_SHOWN} more")
-    if output.failed or output.incomplete:
+    if output.failed or output.incomplete or (output.waiting and not output.working):
         lines.append("next: run the same line of iris predict again; it does what is missing")
     return lines

@@ -25,17 +25,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from iris_cli.errors import EnvironmentProblem
 from iris_cli.files.hashing import hash_bytes
-from iris_cli.files.publish import process_is_alive
+from iris_cli.files.publish import environment_problem, process_is_alive
 
 BEAT_S = 15.0
 STALE_S = 120.0
 GUARD_S = 10.0
 # Two heartbeats: one may be late.
 WATCH_S = 2 * BEAT_S
+CLAIM_BYTES = 1 << 12
+"""Room that a claim takes on a disk: a block."""
 _LOOK_S = 1.0
 _ENDING = ".claim"
 _LONGEST_NAME = 180
@@ -46,7 +48,8 @@ class Holder:
     """Who holds a claim.
 
     space: the process id space (containers on one host have their own).
-    started: start time of the process, where the system tells it.
+    started: start time of the process, where the system tells it. since: when the claim was taken,
+    in seconds since 1970 of the holder's clock; 0 where an earlier version took it.
     """
 
     host: str
@@ -55,6 +58,7 @@ class Holder:
     pid: int
     started: str
     token: str
+    since: float = 0.0
 
     @classmethod
     def this_process(cls) -> Holder:
@@ -67,6 +71,7 @@ class Holder:
             pid,
             _start_time(pid) or "",
             secrets.token_hex(8),
+            time.time(),
         )
 
     @classmethod
@@ -81,6 +86,7 @@ class Holder:
                 int(fields["pid"]),
                 str(fields["started"]),
                 str(fields["token"]),
+                float(fields.get("since", 0.0)),
             )
         except (ValueError, KeyError, TypeError):
             return None
@@ -130,10 +136,17 @@ class Claims:
         return self.folder / (name + _ENDING)
 
     def take(self, case: str) -> bool:
-        """Try to claim a case: False while another living process has it."""
+        """Try to claim a case: False while another living process has it.
+
+        raises EnvironmentProblem where the claim cannot be written.
+        """
         path = self.path(case)
-        if self._create(path):
-            return True
+        try:
+            return self._create(path) or self._take_over(path)
+        except OSError as error:
+            raise _not_claimed(path, error) from error
+
+    def _take_over(self, path: Path) -> bool:
         holder, beat = read_claim(path)
         if not self._is_stale(path, holder, beat):
             return False
@@ -155,9 +168,7 @@ class Claims:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise EnvironmentProblem(
-                "the folder for claims cannot be made", file=self.folder, found=error.strerror
-            ) from error
+            raise _not_claimed(self.folder, error) from error
         self._ended.clear()
         self._thread = threading.Thread(target=self._beat, name="iris-claims", daemon=True)
         self._thread.start()
@@ -227,6 +238,11 @@ class Claims:
                     os.utime(path)
 
 
+def case_of(path: Path) -> str:
+    """The case of a claim file, whose name is cut and hashed where it is very long."""
+    return unquote(path.name.removesuffix(_ENDING))
+
+
 def read_claim(path: Path) -> tuple[Holder | None, float | None]:
     """Holder and heartbeat of a claim; (None, None) where there is no claim."""
     try:
@@ -265,6 +281,15 @@ def _lives(holder: Holder | None, beat: float | None) -> bool | None:
     if gone is not None:
         return not gone
     return True if time.time() - beat < STALE_S else None
+
+
+def _not_claimed(path: Path, error: OSError) -> EnvironmentProblem:
+    return environment_problem(path, error, needs=CLAIM_BYTES) or EnvironmentProblem(
+        "the folder of the outputs cannot be claimed",
+        file=path,
+        found=error.strerror,
+        fix="free space or correct the permissions of the folder",
+    )
 
 
 def _set_aside(path: Path, token: str) -> bool:

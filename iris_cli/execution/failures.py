@@ -1,26 +1,31 @@
 """Notes of failed cases: what a folder says about them when the program that tried has ended.
 
-A note is `<case>.json` with the parts of the error. It goes when the case is done.
+A note is `<case>.json` with the parts of the error, written when the case fails, so that a program
+that is killed later leaves it. It goes when the case is done.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from iris_cli.errors import IrisError
-from iris_cli.execution.outcomes import RunSummary
+from iris_cli.execution.outcomes import Outcome
 from iris_cli.files.publish import publish_json
 from iris_cli.files.schema import read_json
 
 FAILURES = "failed"
 
 
-def note_failures(folder: Path, summary: RunSummary) -> None:
-    """Write a note for each failed case of a job and remove those of its other cases."""
-    for outcome in summary.outcomes:
-        path = folder / f"{outcome.name}.json"
+def note_outcome(folder: Path, outcome: Outcome) -> None:
+    """Write the note of a case that failed, or remove that of one that did not.
+
+    Where a note cannot be written, the outcome says what happened: a full disk is no news then.
+    """
+    path = note_of(folder, outcome.name)
+    with contextlib.suppress(IrisError, OSError):
         if outcome.status == "failed":
             error = outcome.error or {}
             publish_json(path, {key: error[key] for key in error if key != "debug"})
@@ -28,14 +33,19 @@ def note_failures(folder: Path, summary: RunSummary) -> None:
             path.unlink(missing_ok=True)
 
 
+def note_of(folder: Path, case: str) -> Path:
+    """The file of the note of a case, whose name may have folders (`<set>/<case>`)."""
+    return folder / f"{case}.json"
+
+
 def read_failures(folder: Path) -> dict[str, Mapping[str, Any]]:
     """Case -> parts of its error."""
     found: dict[str, Mapping[str, Any]] = {}
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.rglob("*.json")):
         try:
             error = read_json(path)
         except IrisError:  # removed this moment: done
             continue
         if isinstance(error, dict):
-            found[path.stem] = error
+            found[path.relative_to(folder).as_posix().removesuffix(".json")] = error
     return found

@@ -20,15 +20,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from iris_cli.errors import UsageError
 from iris_cli.execution.claims import Claims
+from iris_cli.execution.kept_workers import KeptWorkers
 from iris_cli.execution.outcomes import CaseJob, CaseResult, Outcome, RunSummary
 from iris_cli.execution.overlap import run_overlapped, steps_of
 from iris_cli.execution.progress import Progress, SilentProgress
-from iris_cli.execution.schedule import Schedule
+from iris_cli.execution.schedule import DEFAULT_RULES, Rules, Schedule
 from iris_cli.execution.signals import StopRequest
-from iris_cli.execution.supervisor import Limits, Supervisor, raise_if_stopped, wait_for
+from iris_cli.execution.supervisor import (
+    Assign,
+    Limits,
+    Supervisor,
+    raise_if_stopped,
+    wait_for,
+)
 from iris_cli.execution.worker import CaseFunction, run_case
 
 __all__ = ["CaseJob", "CaseResult", "Outcome", "RunSummary", "run_cases"]
@@ -40,6 +48,13 @@ GRACE_S = 20.0
 SILENCE_S = 900.0
 
 
+class Engine(Protocol):
+    """Drives a schedule: takes cases from it, has them run, and records what became of them."""
+
+    def run(self, schedule: Schedule, function: CaseFunction, stop: StopRequest) -> None:
+        """Until every case has an outcome; raises Stopped when asked to stop."""
+
+
 def run_cases(
     jobs: Sequence[CaseJob],
     function: CaseFunction,
@@ -49,6 +64,10 @@ def run_cases(
     progress: Progress | None = None,
     label: str = "cases",
     claims: Path | None = None,
+    rules: Rules = DEFAULT_RULES,
+    assign: Assign | None = None,
+    engine: Engine | None = None,
+    kept: KeptWorkers | None = None,
     stop: StopRequest | None = None,
     timeout_s: float | None = None,
     silence_s: float = SILENCE_S,
@@ -62,6 +81,11 @@ def run_cases(
     the function has steps (`overlap.in_steps`); takes the memory of up to three cases.
     claims: a folder for claim files, where several processes share the cases; a case that
     another one holds comes last, and its function then finds the receipt.
+    rules: what a failure and a claim of another process mean for the job.
+    assign: payload and number of the worker (from 0) -> the payload for that worker, where workers
+    differ, as in the device they use.
+    engine: runs the cases in place of this process and its workers (`dask_engine`).
+    kept: worker processes of an earlier job, which go on to a later one.
     stop: asked between cases; by default signals are handled for the time of this call.
     timeout_s: longest time of one case. silence_s: longest silence of a worker that hangs.
     raises Stopped when asked to stop, EnvironmentProblem where workers cannot be started,
@@ -74,15 +98,17 @@ def run_cases(
     with contextlib.ExitStack() as stack:
         stack.enter_context(stop)
         held = stack.enter_context(Claims(claims)) if claims is not None else None
-        schedule = Schedule(jobs, held, progress)
+        schedule = Schedule(jobs, held, progress, rules)
         progress.start(len(jobs), label)
         stack.callback(progress.finish)
-        if workers <= 0:
+        if engine is not None:
+            engine.run(schedule, function, stop)
+        elif workers <= 0:
             _run_here(schedule, function, stop, overlap)
         elif jobs:
             count = min(workers, len(jobs))
             limits = Limits(timeout_s, silence_s, grace_s)
-            with Supervisor(schedule, function, count, stop, limits) as supervisor:
+            with Supervisor(schedule, function, count, stop, limits, assign, kept) as supervisor:
                 supervisor.run()
         return schedule.summary()
 

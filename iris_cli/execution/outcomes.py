@@ -57,9 +57,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """The outcomes of a job in the order of its cases."""
+    """The outcomes of a job in the order of its cases.
+
+    ended_by: the failed case that ended a strict job, whose other cases are not all among these.
+    """
 
     outcomes: tuple[Outcome, ...]
+    ended_by: Outcome | None = None
+
+    def with_more(self, later: RunSummary) -> RunSummary:
+        """These outcomes, and those of another job after them."""
+        return RunSummary((*self.outcomes, *later.outcomes), self.ended_by or later.ended_by)
 
     @property
     def failed(self) -> tuple[Outcome, ...]:
@@ -72,7 +80,10 @@ class RunSummary:
         5: the environment failed (disk, an output that may not be written), with which the other
         cases stand or fall, or every case ran out of memory. 4: every case was refused because of
         its data (an input that may not be read, too). 1: every case failed by a defect of iris.
+        Where a failed case ended the job, its own: 4 for its data, 3 for its death or its memory.
         """
+        if self.ended_by is not None:
+            return int((self.ended_by.error or {}).get("exit_code", DEFECT))
         codes = {int((outcome.error or {}).get("exit_code", DEFECT)) for outcome in self.failed}
         if not codes:
             return 0

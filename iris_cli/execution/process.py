@@ -25,10 +25,12 @@ from iris_cli.execution.worker import worker_main
 class WorkerProcess:
     """One worker process with its connection, and the case it has in work.
 
+    number: among the workers of a job, from 0; one in the place of a dead one has its number.
     last: its last heartbeat within this case; heard_at: when that was.
     """
 
-    def __init__(self, process: BaseProcess, connection: Connection) -> None:
+    def __init__(self, number: int, process: BaseProcess, connection: Connection) -> None:
+        self.number = number
         self.process = process
         self.connection = connection
         self.is_ready = False
@@ -40,7 +42,9 @@ class WorkerProcess:
         self._peak_before: int | None = None
 
     @classmethod
-    def start(cls, pickled_function: bytes, *, needs_main: bool, beat_s: float) -> WorkerProcess:
+    def start(
+        cls, number: int, pickled_function: bytes, *, needs_main: bool, beat_s: float
+    ) -> WorkerProcess:
         """Spawn one. needs_main: whether function or payloads are defined in the main module.
 
         raises EnvironmentProblem where the system has no room for another process.
@@ -61,7 +65,7 @@ class WorkerProcess:
                     "a worker process cannot be started", found=str(error), fix="use fewer workers"
                 ) from error
         theirs.close()
-        return cls(process, ours)
+        return cls(number, process, ours)
 
     def elapsed(self) -> float:
         return time.monotonic() - self.since

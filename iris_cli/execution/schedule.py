@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from iris_cli.errors import EnvironmentProblem
 from iris_cli.execution.claims import Claims
+from iris_cli.execution.failures import note_outcome
 from iris_cli.execution.outcomes import ENVIRONMENT, CaseJob, Outcome, RunSummary
 from iris_cli.execution.progress import Progress
 from iris_cli.execution.worker import Ran
@@ -18,18 +20,43 @@ _ENVIRONMENT_FAILURES = 3
 _LOOK_AGAIN_S = (0.2, 5.0)
 
 
+@dataclass(frozen=True)
+class Rules:
+    """What is done about a case that failed, and about one that another process has.
+
+    strict: the first failure ends the job; cases in work are finished, no other one is begun.
+    waits: for cases that another process has claimed; else they are left to it.
+    failures: folder of the notes of failed cases (`failures`), None for none.
+    """
+
+    strict: bool = False
+    waits: bool = True
+    failures: Path | None = None
+
+
+DEFAULT_RULES = Rules()
+
+
 class Schedule:
     """The cases of a job in order; those claimed by other processes come back later."""
 
-    def __init__(self, jobs: Sequence[CaseJob], claims: Claims | None, progress: Progress) -> None:
+    def __init__(
+        self,
+        jobs: Sequence[CaseJob],
+        claims: Claims | None,
+        progress: Progress,
+        rules: Rules = DEFAULT_RULES,
+    ) -> None:
         self.jobs = jobs
         self._claims = claims
         self._progress = progress
+        self._rules = rules
         self._pending = deque(range(len(jobs)))
         self._elsewhere: list[int] = []
         self._look_again_s = _LOOK_AGAIN_S[0]
         self._look_again_at = 0.0
         self._outcomes: dict[int, Outcome] = {}
+        self._ended_by: Outcome | None = None
         self._environment_failures = 0
 
     @property
@@ -58,9 +85,11 @@ class Schedule:
         self._look_again()
         while self._pending:
             index = self._pending.popleft()
-            if self._claims is None or self._take_claim(self.jobs[index].name):
+            if self._claims is None or self._claims.take(self.jobs[index].name):
                 self._look_again_s = _LOOK_AGAIN_S[0]
                 return index
+            if not self._rules.waits:
+                continue
             if not self._elsewhere:
                 self._look_again_at = time.monotonic() + self._look_again_s
             self._elsewhere.append(index)
@@ -68,35 +97,39 @@ class Schedule:
 
     def record(self, index: int, ran: Ran) -> None:
         """Keep the outcome of a case and release its claim."""
-        name = self.jobs[index].name
         status = ran.result.status if ran.result is not None else "failed"
-        self._outcomes[index] = Outcome(name, status, ran.seconds, ran.error, ran.result)
+        outcome = Outcome(self.jobs[index].name, status, ran.seconds, ran.error, ran.result)
+        self._keep(index, outcome)
         if self._claims is not None:
-            self._claims.release(name)
-        self._progress.advance(name, status)
+            self._claims.release(outcome.name)
+        if status == "failed" and self._rules.strict:
+            self._ended_by = self._ended_by or outcome
+            self._rest()
         self._count_environment(ran)
 
     def summary(self) -> RunSummary:
         """All outcomes in the order of the jobs."""
-        return RunSummary(tuple(self._outcomes[index] for index in sorted(self._outcomes)))
+        outcomes = tuple(self._outcomes[index] for index in sorted(self._outcomes))
+        return RunSummary(outcomes, self._ended_by)
+
+    def _keep(self, index: int, outcome: Outcome) -> None:
+        self._outcomes[index] = outcome
+        if self._rules.failures is not None:
+            note_outcome(self._rules.failures, outcome)
+        self._progress.advance(outcome.name, outcome.status)
+
+    def _rest(self) -> list[int]:
+        """The cases that were not handed out, which are not handed out any more."""
+        rest = [*self._pending, *self._elsewhere]
+        self._pending.clear()
+        self._elsewhere.clear()
+        return rest
 
     def _look_again(self) -> None:
         if self._elsewhere and not self._pending and time.monotonic() >= self._look_again_at:
             self._look_again_s = min(2 * self._look_again_s, _LOOK_AGAIN_S[1])
             self._pending.extend(self._elsewhere)
             self._elsewhere.clear()
-
-    def _take_claim(self, name: str) -> bool:
-        assert self._claims is not None
-        try:
-            return self._claims.take(name)
-        except OSError as error:
-            raise EnvironmentProblem(
-                "a case cannot be claimed",
-                file=self._claims.path(name),
-                found=error.strerror,
-                fix="free space or correct the permissions of the folder",
-            ) from error
 
     def _count_environment(self, ran: Ran) -> None:
         if ran.error is None or ran.error.get("exit_code") != ENVIRONMENT:
@@ -105,11 +138,6 @@ class Schedule:
         self._environment_failures += 1
         if self._environment_failures < _ENVIRONMENT_FAILURES:
             return
-        left = [*self._pending, *self._elsewhere]
-        self._pending.clear()
-        self._elsewhere.clear()
         error = {**ran.error, "problem": f"not started: {ran.error['problem']}"}
-        for index in left:
-            name = self.jobs[index].name
-            self._outcomes[index] = Outcome(name, "failed", 0.0, error)
-            self._progress.advance(name, "failed")
+        for index in self._rest():
+            self._keep(index, Outcome(self.jobs[index].name, "failed", 0.0, error))

@@ -9,20 +9,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing.connection
 import pickle
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from iris_cli.errors import EnvironmentProblem, UsageError
 from iris_cli.execution.deaths import died, overdue, silent
+from iris_cli.execution.kept_workers import KeptWorkers
 from iris_cli.execution.outcomes import CaseJob, error_parts
 from iris_cli.execution.process import WorkerProcess
 from iris_cli.execution.schedule import Schedule
 from iris_cli.execution.signals import StopRequest
 from iris_cli.execution.worker import ALIVE, BROKEN, READY, CaseFunction, Ran
+
+Assign = Callable[[Any, int], Any]
 
 _START_ATTEMPTS = 3
 _BEAT_S = 5.0
@@ -69,14 +73,19 @@ class Supervisor:
         count: int,
         stop: StopRequest,
         limits: Limits,
+        assign: Assign | None = None,
+        kept: KeptWorkers | None = None,
     ) -> None:
         self._schedule = schedule
-        self._function = _pickled(function)
+        self._function = pickled_function(function)
         self._needs_main = _defined_in_main(function, schedule.jobs)
         self._count = count
         self._stop = stop
         self._limits = limits
-        self._workers: list[WorkerProcess] = []
+        self._assign = assign
+        # Without any to keep them, they end with this job.
+        self._kept = kept
+        self._workers = [] if kept is None else kept.take(self._function, count)
         self._suspects: list[int] = []
         self._retried: set[int] = set()
         self._failed_starts = 0
@@ -85,9 +94,10 @@ class Supervisor:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for worker in self._workers:
-            worker.kill()
-        self._workers.clear()
+        with contextlib.ExitStack() as stack:
+            kept = self._kept or stack.enter_context(KeptWorkers())
+            kept.keep(self._function, self._workers)
+        self._workers = []
 
     def run(self) -> None:
         """Until every case has an outcome; raises Stopped when asked to stop."""
@@ -116,7 +126,10 @@ class Supervisor:
 
     def _give(self, worker: WorkerProcess, index: int) -> None:
         try:
-            pickled = pickle.dumps(self._schedule.jobs[index].payload)
+            payload = self._schedule.jobs[index].payload
+            if self._assign is not None:
+                payload = self._assign(payload, worker.number)
+            pickled = pickle.dumps(payload)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             self._schedule.record(index, Ran(0.0, None, error_parts(error)))
         else:
@@ -216,8 +229,12 @@ class Supervisor:
         self._schedule.record(worker.index, Ran(worker.elapsed(), None, error))
 
     def _start(self) -> WorkerProcess:
+        taken = {worker.number for worker in self._workers}
         return WorkerProcess.start(
-            self._function, needs_main=self._needs_main, beat_s=self._limits.beat_s
+            min(set(range(self._count)) - taken),
+            self._function,
+            needs_main=self._needs_main,
+            beat_s=self._limits.beat_s,
         )
 
     def _finish_or_drop(self) -> None:
@@ -227,7 +244,8 @@ class Supervisor:
             self._step(left)
 
 
-def _pickled(function: CaseFunction) -> bytes:
+def pickled_function(function: CaseFunction) -> bytes:
+    """The function as it travels to other processes; raises UsageError where it cannot."""
     try:
         return pickle.dumps(function)
     except (pickle.PicklingError, AttributeError, TypeError) as error:

@@ -31,6 +31,9 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # Of the 255 bytes a file name may have; the rest is for dots, process, mark and suffixes.
 _STEM_BYTES = 176
 _SUFFIX_BYTES = 16
+# Less than this is no room for a writer's buffer. Some writers do not say that the disk is full:
+# they fail with a word of their own, or leave a part and say nothing.
+_FULL_BYTES = 1 << 16
 # A temporary file of another host, whose processes cannot be looked at, is left alone so long.
 _OTHER_HOST_S = 3600.0
 
@@ -40,11 +43,13 @@ def publish(
     write: Callable[[Path], None],
     *,
     verify: Callable[[Path], None] | None = None,
+    needs: int | None = None,
 ) -> Path:
     """Write a file so that it appears under its name whole or not at all.
 
     write: gets the temporary path (same folder, same suffixes) and creates the file there.
     verify: gets the temporary path after it was flushed; raises when the file is not right.
+    needs: most bytes the file can take, where that is known; said when the disk is full.
     returns: `path`. An existing file of that name is replaced.
     raises EnvironmentProblem on a full disk or a path that cannot be written, and whatever
     `write` or `verify` raise; the temporary file is removed in every case.
@@ -61,15 +66,27 @@ def publish(
         os.replace(temporary, path)
         flush(path.parent)
     except BaseException as error:
-        size = _size(temporary)
+        problem = _problem(path, temporary, error, needs)
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not isinstance(error, EnvironmentProblem):
-            problem = environment_problem(path, error, size)
-            if problem is not None:
-                raise problem from error
+        if problem is not None:
+            raise problem from error
         raise
     return path
+
+
+def _problem(
+    path: Path, temporary: Path, error: BaseException, needs: int | None
+) -> EnvironmentProblem | None:
+    """What is wrong with disk or path, where that is why a file could not be published."""
+    written = _size(temporary)
+    if isinstance(error, OSError) and not isinstance(error, EnvironmentProblem):
+        problem = environment_problem(path, error, written, needs)
+        if problem is not None:
+            return problem
+    if isinstance(error, Exception) and temporary.exists() and _free(path.parent) < _FULL_BYTES:
+        return _disk_full(path, written, needs)
+    return None
 
 
 def publish_bytes(path: Path, data: bytes) -> Path:
@@ -83,7 +100,9 @@ def publish_bytes(path: Path, data: bytes) -> Path:
                 fix="check the disk; the file was not published",
             )
 
-    return publish(path, lambda temporary: _write_bytes(temporary, data), verify=verify)
+    return publish(
+        path, lambda temporary: _write_bytes(temporary, data), verify=verify, needs=len(data)
+    )
 
 
 def publish_text(path: Path, text: str) -> Path:
@@ -197,19 +216,15 @@ def _size(path: Path) -> int:
         return 0
 
 
-def environment_problem(path: Path, error: OSError, written: int = 0) -> EnvironmentProblem | None:
+def environment_problem(
+    path: Path, error: OSError, written: int = 0, needs: int | None = None
+) -> EnvironmentProblem | None:
     """What the system says against writing `path`, in words; None where it is none of that.
 
-    written: bytes that fitted before the disk was full.
+    written: bytes that fitted before the disk was full. needs: most bytes that had to fit.
     """
     if error.errno in _DISK_FULL:
-        return EnvironmentProblem(
-            f"the disk is full: {path.name} could not be written",
-            file=path,
-            found=f"{_free(path.parent)} bytes free after {written} bytes were written",
-            expected="room for the whole file",
-            fix="free space or choose another folder, then run the same line again",
-        )
+        return _disk_full(path, written, needs)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return EnvironmentProblem(
             f"no permission to write {path.name}",
@@ -220,6 +235,17 @@ def environment_problem(path: Path, error: OSError, written: int = 0) -> Environ
     if error.errno == errno.EISDIR:
         return _is_a_folder(path)
     return _path_problem(path, error)
+
+
+def _disk_full(path: Path, written: int, needs: int | None) -> EnvironmentProblem:
+    room = "the whole file" if needs is None else f"{max(needs, written)} bytes"
+    return EnvironmentProblem(
+        f"the disk is full: {path.name} could not be written",
+        file=path,
+        found=f"{_free(path.parent)} bytes free after {written} bytes were written",
+        expected=f"room for {room}",
+        fix="free space or choose another folder, then run the same line again",
+    )
 
 
 def _path_problem(path: Path, error: OSError) -> EnvironmentProblem | None:

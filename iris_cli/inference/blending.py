@@ -1,11 +1,11 @@
-"""Windows to blended logits, slab by slab, without all logits of a volume or of a window.
+"""Windows to blended logits, cell by cell, without all logits of a volume or of a window.
 
 Logits of a window are linear in the decoder's last map. Two forms of what waits to be finished give
-the same sums in the same order:
+the same sums:
 
-- `KeptMaps` holds that map of every window until the slabs it reaches into are finished. Its size
-  does not depend on the number of classes.
-- `RunningSums` holds one sum per class and voxel, as deep as a window: smaller where there are few
+- `KeptMaps` holds that map, cut by the cells it reaches into, until each of them is finished. Its
+  size does not depend on the number of classes.
+- `RunningSums` holds one sum per class and voxel of such cells: smaller where there are few
   classes, or a map has many channels at full resolution.
 """
 
@@ -18,156 +18,167 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from iris_cli.inference.windows import Layout
-from iris_cli.network.logit_map import LogitMap
+from iris_cli.inference.windows import Cell, Layout, Part, common, corner, seen_from, shape_of
+from iris_cli.network.logit_map import LogitMap, Share, weighted_sum
 from iris_cli.task.crops import Shape3
+from iris_cli.volume.scores import Scores
 
 Groups = Sequence[Sequence[int]]
 """Of every group of classes that is decoded together, the positions whose logits are wanted."""
 
-# A window is cut down to what is still needed of it in steps of this part of its depth.
-TRIM = 1 / 8
+# Where no window was computed there is nothing to divide by, and the logit is 0.
+SMALLEST_WEIGHT = 1e-12
 # Logits of a window that are multiplied out at once, where they are added up at once.
 CHUNK_VALUES = 1 << 22
 
 
 class Blend(Protocol):
-    """Weighted sums of the windows' logits."""
+    """Weighted means of the windows' logits."""
 
-    def add(self, start: Shape3, maps: Sequence[LogitMap]) -> None:
-        """A window: its logits, one item of a batch, for every group."""
+    def add(self, cell: Cell, maps: Sequence[LogitMap]) -> None:
+        """The window of a cell: its logits, one item of a batch, for every group."""
 
-    def weighted(self, low: int, high: int, group: int, classes: Sequence[int]) -> Tensor:
-        """Sum of weight times logit over the windows: (k, ...) float32, of rows low..high - 1."""
+    def finish(self, cell: Cell) -> CellLogits:
+        """The blended logits of a cell all of whose windows were added; they do not wait on."""
 
-    def release(self, below: int) -> None:
-        """Rows below this one will not be asked for again."""
+
+class CellLogits(Protocol):
+    """The blended logits of a cell."""
+
+    def __call__(self, box: Part, group: int, rows: slice) -> Scores:
+        """box: of the volume, within `Layout.needed`. rows: of the wanted classes of a group.
+
+        Logits are 0 where no window was computed.
+        """
 
 
 class KeptMaps:
-    """The maps of all windows that reach into rows not yet released."""
+    """The maps of all windows that reach into cells not yet finished."""
 
-    def __init__(self, layout: Layout, weight: Tensor, store: torch.device) -> None:
-        self._layout = layout
-        self._weight = weight
-        self._store = store
-        self._windows: list[_Kept] = []
+    def __init__(self, layout: Layout, weight: Tensor, store: torch.device, groups: Groups) -> None:
+        self._layout, self._weight, self._store = layout, weight, store
+        self._groups = groups
+        self._waiting: dict[Cell, list[_Kept]] = {}
 
-    def add(self, start: Shape3, maps: Sequence[LogitMap]) -> None:
-        kept = [LogitMap(m.features.to(self._store), m.weights, m.offsets) for m in maps]
-        self._windows.append(_Kept(start, tuple(kept), 0))
+    def add(self, cell: Cell, maps: Sequence[LogitMap]) -> None:
+        start = self._layout.start(cell)
+        chosen = [one.of_classes(some) for one, some in zip(maps, self._groups, strict=True)]
+        for other, box in self._layout.reached(cell):
+            kept = _Kept.of(start, box, chosen, self._store)
+            self._waiting.setdefault(other, []).append(kept)
 
-    def weighted(self, low: int, high: int, group: int, classes: Sequence[int]) -> Tensor:
-        layout, device = self._layout, self._weight.device
-        total = torch.zeros((len(classes), *layout.rows(low, high)), device=device)
-        for window in self._windows:
-            overlap = layout.overlap(window.start, low, high)
-            if overlap is None:
-                continue
-            inside, seen = overlap
-            logits = window.logits(group, classes, layout.axis, seen[layout.axis])
-            across = _whole(seen, layout.axis)
-            total[(slice(None), *inside)].addcmul_(
-                logits[(slice(None), *across)], self._weight[seen]
-            )
-        return total
-
-    def release(self, below: int) -> None:
-        axis, depth = self._layout.axis, self._layout.depth
-        self._windows = [w for w in self._windows if w.start[axis] + depth > below]
-        step = max(1, int(depth * TRIM))
-        # One by one in place: whole maps and copies of all of them would be there at once.
-        for i, window in enumerate(self._windows):
-            if below - window.start[axis] - window.first >= step:
-                self._windows[i] = window.trimmed(axis, below)
+    def finish(self, cell: Cell) -> CellLogits:
+        needed, device = self._layout.needed(cell), self._weight.device
+        origin, kept = corner(needed), self._waiting.pop(cell, [])
+        total = torch.zeros(shape_of(needed), device=device)
+        for one in kept:
+            total[seen_from(origin, one.box)] += self._weight[one.seen]
+        total.clamp_(min=SMALLEST_WEIGHT)
+        shares = [self._weight[one.seen] / total[seen_from(origin, one.box)] for one in kept]
+        sizes = [len(group) for group in self._groups]
+        return _MapLogits([one.on(device) for one in kept], shares, sizes, device)
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """A window and its maps, which begin with its voxel `first` along the axis."""
+    """A part of a window.
 
-    start: Shape3
+    box: of the volume. seen: the same, of the window. maps: of every group; they begin with voxel
+    `first` of the volume.
+    """
+
+    box: Part
+    seen: Part
     maps: tuple[LogitMap, ...]
-    first: int
+    first: Shape3
 
-    def logits(self, group: int, classes: Sequence[int], axis: int, rows: slice) -> Tensor:
-        low, high = rows.start - self.first, rows.stop - self.first
-        return self.maps[group].logits_of(classes, axis, low, high)[0]
+    @classmethod
+    def of(cls, start: Shape3, box: Part, maps: Sequence[LogitMap], store: torch.device) -> _Kept:
+        seen = seen_from(start, box)
+        cut = [one.cut(seen) for one in maps]
+        z, y, x = (a + b for a, b in zip(start, cut[0][1], strict=True))
+        return cls(box, seen, tuple(one for one, _ in cut), (z, y, x)).on(store)
 
-    def trimmed(self, axis: int, below: int) -> _Kept:
-        cut = [one.from_voxel(axis, below - self.start[axis] - self.first) for one in self.maps]
-        return _Kept(self.start, tuple(m for m, _ in cut), self.first + cut[0][1])
+    def on(self, device: torch.device) -> _Kept:
+        """With the maps in the memory of a device; the classifiers stay where they are."""
+        maps = (LogitMap(one.features.to(device), one.weights, one.offsets) for one in self.maps)
+        return _Kept(self.box, self.seen, tuple(maps), self.first)
+
+
+@dataclass(frozen=True)
+class _MapLogits:
+    """Blended logits from maps.
+
+    shares: of every window in its voxels, 1 together. sizes: classes of every group.
+    """
+
+    kept: Sequence[_Kept]
+    shares: Sequence[Tensor]
+    sizes: Sequence[int]
+    device: torch.device
+
+    def __call__(self, box: Part, group: int, rows: slice) -> Scores:
+        found = []
+        for one, share in zip(self.kept, self.shares, strict=True):
+            part = common(one.box, box)
+            if part is not None:
+                there, inside = seen_from(one.first, part), seen_from(corner(box), part)
+                weight = share[seen_from(corner(one.box), part)]
+                found.append(Share(one.maps[group].of_classes(rows), there, inside, weight))
+        if found:
+            return Scores(*weighted_sum(found, shape_of(box)))
+        classes = len(range(self.sizes[group])[rows])
+        return Scores(torch.zeros((classes, *shape_of(box)), device=self.device))
 
 
 class RunningSums:
-    """One weighted sum per class and voxel, of rows not yet released.
+    """One weighted sum per class and voxel, and that of the weights, of cells not yet finished."""
 
-    slack: rows that may still be asked for below the beginning of a window that is added.
-    """
-
-    def __init__(
-        self, layout: Layout, weight: Tensor, store: torch.device, groups: Groups, slack: int
-    ) -> None:
-        self._layout = layout
-        self._weight = weight.to(store)
-        self._device = weight.device
+    def __init__(self, layout: Layout, weight: Tensor, store: torch.device, groups: Groups) -> None:
+        self._layout, self._weight, self._store = layout, weight, store
         self._groups = groups
         self._first = [sum(map(len, groups[:i])) for i in range(len(groups))]
-        depth = min(layout.shape[layout.axis], layout.depth + slack)
-        classes = sum(map(len, groups))
-        self._sums = torch.zeros((classes, *layout.rows(0, depth)), device=store)
-        self._base = 0
-        self._below = 0
+        self._waiting: dict[Cell, Tensor] = {}
 
-    def add(self, start: Shape3, maps: Sequence[LogitMap]) -> None:
-        layout, axis = self._layout, self._layout.axis
-        self._make_room(start[axis] + layout.depth)
-        high = self._base + self._sums.shape[1 + axis]
-        overlap = layout.overlap(start, self._base, high)
-        if overlap is None:  # rows were asked for that lie further apart than a window is deep
-            return
-        inside, seen = overlap
-        plane = layout.patch[0] * layout.patch[1] * layout.patch[2] // layout.depth
-        step = max(1, CHUNK_VALUES // (plane * len(self._sums)))
-        for group, found in enumerate(maps):
-            first, classes = self._first[group], self._groups[group]
-            sums = self._sums[(slice(first, first + len(classes)), *inside)]
-            for row in range(seen[axis].start, seen[axis].stop, step):
-                stop = min(row + step, seen[axis].stop)
-                logits = found.logits_of(classes, axis, row, stop)[0]
-                part = _with(seen, axis, slice(row, stop))
-                sums.narrow(1 + axis, row - seen[axis].start, stop - row).addcmul_(
-                    logits[(slice(None), *_whole(seen, axis))].to(sums.device), self._weight[part]
-                )
+    def add(self, cell: Cell, maps: Sequence[LogitMap]) -> None:
+        start = self._layout.start(cell)
+        for other, box in self._layout.reached(cell):
+            needed = self._layout.needed(other)
+            if other not in self._waiting:
+                self._waiting[other] = self._zeros(needed)
+            inside, seen = seen_from(corner(needed), box), seen_from(start, box)
+            sums, weight = self._waiting[other][(slice(None), *inside)], self._weight[seen]
+            sums[-1] += weight.to(self._store)
+            step = max(1, CHUNK_VALUES // weight.numel())
+            for first, group, one in zip(self._first, self._groups, maps, strict=True):
+                for row in range(0, len(group), step):
+                    some = one.of_classes(group[row : row + step])
+                    logits = (some.logits_in(seen)[0] * weight).to(self._store)
+                    sums[first + row : first + row + len(logits)] += logits
 
-    def weighted(self, low: int, high: int, group: int, classes: Sequence[int]) -> Tensor:
-        self._make_room(high)  # where windows were skipped, none was added there
-        rows = [self._first[group] + self._groups[group].index(index) for index in classes]
-        part = self._sums.narrow(1 + self._layout.axis, low - self._base, high - low)
-        return torch.stack([part[row] for row in rows]).to(self._device)
+    def finish(self, cell: Cell) -> CellLogits:
+        needed = self._layout.needed(cell)
+        sums = self._waiting.pop(cell, None)
+        sums = (self._zeros(needed) if sums is None else sums).to(self._weight.device)
+        means = sums[:-1].div_(sums[-1].clamp_(min=SMALLEST_WEIGHT))
+        return _SumLogits(
+            corner(needed), self._first, [len(group) for group in self._groups], means
+        )
 
-    def release(self, below: int) -> None:
-        self._below = below
-
-    def _make_room(self, end: int) -> None:
-        """Move the sums down, over rows that were released, until row `end - 1` has its place."""
-        axis = 1 + self._layout.axis
-        size = self._sums.shape[axis]
-        shift = self._below - self._base
-        if min(end, self._layout.shape[self._layout.axis]) <= self._base + size or not shift:
-            return
-        kept = max(0, size - shift)
-        for sums in self._sums:  # class by class: the copy is small
-            rows = sums.narrow(axis - 1, size - kept, kept).clone()
-            sums.narrow(axis - 1, 0, kept).copy_(rows)
-            sums.narrow(axis - 1, kept, size - kept).zero_()
-        self._base = self._below
+    def _zeros(self, box: Part) -> Tensor:
+        classes = sum(map(len, self._groups))
+        return torch.zeros((classes + 1, *shape_of(box)), device=self._store)
 
 
-def _with(part: tuple[slice, ...], axis: int, rows: slice) -> tuple[slice, ...]:
-    return tuple(rows if dim == axis else one for dim, one in enumerate(part))
+@dataclass(frozen=True)
+class _SumLogits:
+    """Blended logits that are there. origin: first voxel. first, sizes: rows of every group."""
 
+    origin: Shape3
+    first: Sequence[int]
+    sizes: Sequence[int]
+    means: Tensor
 
-def _whole(part: tuple[slice, ...], axis: int) -> tuple[slice, ...]:
-    """The part of logits that were cut along the axis already."""
-    return _with(part, axis, slice(None))
+    def __call__(self, box: Part, group: int, rows: slice) -> Scores:
+        of_group = self.means.narrow(0, self.first[group], self.sizes[group])
+        return Scores(of_group[(rows, *seen_from(self.origin, box))])

@@ -21,6 +21,7 @@ from iris_cli.execution.stages import stage
 from iris_cli.files.schema import nearest
 from iris_cli.inference.mass import UNSERVED
 from iris_cli.inference.mass import label as mass_label
+from iris_cli.inference.own_tokens import Comparison, own_distances
 from iris_cli.inference.sliding import Query
 from iris_cli.inference.streaming import How, Segmentation, Wanted, WindowCounts, segment
 from iris_cli.model.model import Model
@@ -41,6 +42,8 @@ class Prediction:
     labels: (Z, Y, X) on the query's canonical native grid. voxels: class name -> voxels.
     confidence: class name -> mean sigmoid of the logit that won there, where the profile tells.
     flags: what the user should look at. statistics: how the query was normalised.
+    token_distances: class name -> how far its tokens here are from those of the task
+    (`own_tokens`), of the classes that were compared.
     """
 
     labels: Labels
@@ -49,6 +52,7 @@ class Prediction:
     flags: tuple[str, ...]
     statistics: dict[str, float]
     windows: WindowCounts
+    token_distances: dict[str, float] = field(default_factory=dict)
 
 
 def predict_volume(
@@ -58,20 +62,33 @@ def predict_volume(
     *,
     classes: Sequence[str] | None = None,
     how: How | None = None,
+    comparison: Comparison = Comparison.NONE,
 ) -> Prediction:
     """Segment one volume.
 
-    classes: names to keep, default all.
+    classes: names to keep, default all. comparison: of what was found with the references.
     raises DataRefused where the task belongs to another model or more than 1 % of the query is not
     finite; UsageError for a class that the task does not have.
     """
     check_model(model, task.header)
     kept = kept_classes(task.header, classes)
-    recipe = RECIPES[model.card.profile]
+    recipe, how = RECIPES[model.card.profile], how or How()
     with stage("normalising and resampling the query", volume.path):
         prepared = recipe.prepare(volume, task.header.modality, task.header.spacing_mm)
     with stage("segmenting the query", volume.path):
-        found = recipe.label(model, task, prepared, volume.grid, kept, how or How())
+        found = recipe.label(model, task, prepared, volume.grid, kept, how)
+    with stage("comparing classes with the references", volume.path):
+        distances = own_distances(
+            model,
+            task,
+            prepared,
+            found.labels,
+            volume.grid,
+            kept,
+            crops=comparison.crops(found.windows.all, len(kept)),
+            device=how.device,
+            precision=how.precision,
+        )
     entries = [task.header.classes[index] for index in kept]
     return Prediction(
         labels=found.labels,
@@ -80,6 +97,7 @@ def predict_volume(
         flags=tuple(_flags(volume, task.header, prepared)),
         statistics=prepared.statistics,
         windows=found.windows,
+        token_distances=distances,
     )
 
 

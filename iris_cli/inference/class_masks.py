@@ -1,14 +1,13 @@
 """One mask for each class of a query: every voxel whose logit is above 0, overlaps kept.
 
 Where a label map gives a voxel to the class of the largest logit, a mask says whether its class
-claims it at all. The masks wait packed and deflated until the sweep is done: most of their slabs
+claims it at all. The masks wait packed and deflated until the sweep is done: most of their boxes
 are empty, so that memory does not grow with the number of classes.
 source: DESIGN.md section 7, `--multilabel`.
 """
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from iris_cli.errors import DataRefused
-from iris_cli.volume.scores import ScoreSlab
+from iris_cli.volume.scores import Box
 
 LEVEL = 1
 MASK_WRITE_BYTES = 6
@@ -34,40 +33,37 @@ FORBIDDEN = set('/\\:*?"<>|')
 
 @dataclass(frozen=True)
 class _Block:
-    """The mask of a class in a slab: bits of (z, y, x), deflated. shape: of the slab."""
+    """The mask of a class in a box: bits of (z, y, x), deflated."""
 
-    axis: int
-    target: slice
-    shape: tuple[int, int, int]
+    box: Box
     bits: bytes
 
-    def mask(self) -> npt.NDArray[np.uint8]:
+    def put(self, whole: npt.NDArray[np.uint8]) -> None:
+        """Into the mask of the volume; 0 where another box has the voxel."""
+        part = whole[self.box]
         packed = np.frombuffer(zlib.decompress(self.bits), np.uint8)
-        return np.unpackbits(packed, count=math.prod(self.shape)).reshape(self.shape)
+        part |= np.unpackbits(packed, count=part.size).reshape(part.shape)
 
 
 class ClassMasks:
-    """The masks of one query while its slabs are decided; `add` is an `OnScores`."""
+    """The masks of one query while its boxes are decided; `add` is an `OnScores`."""
 
     def __init__(self) -> None:
         self._blocks: dict[int, list[_Block]] = {}
 
-    def add(self, slab: ScoreSlab, value: int, logits: Tensor) -> None:
-        """Logits (z, y, x) of a class everywhere in a slab; called with every slab once."""
+    def add(self, box: Box, value: int, logits: Tensor) -> None:
+        """Logits (z, y, x) of a class everywhere in a box; called with every box once."""
         mask = logits > 0
         if not bool(mask.any()):
             return
         bits = zlib.compress(np.packbits(mask.cpu().numpy()).tobytes(), LEVEL)
-        block = _Block(slab.axis, slab.target, slab.shape, bits)
-        self._blocks.setdefault(value, []).append(block)
+        self._blocks.setdefault(value, []).append(_Block(box, bits))
 
     def mask(self, value: int, shape_zyx: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
         """(z, y, x): 1 where the class of this label value claims the voxel, else 0."""
         whole = np.zeros(shape_zyx, np.uint8)
         for block in self._blocks.get(value, ()):
-            part = [slice(None)] * 3
-            part[block.axis] = block.target
-            whole[tuple(part)] = block.mask()
+            block.put(whole)
         return whole
 
 

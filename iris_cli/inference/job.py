@@ -172,6 +172,7 @@ def predictor_of(payload: PredictPayload) -> Predictor:
         skip_empty=payload.skip_empty,
         window_batch=payload.window_batch,
         limits=payload.limits,
+        comparison=payload.outputs.comparison,
     )
 
 

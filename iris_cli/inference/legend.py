@@ -2,18 +2,113 @@
 
 `labels.ctbl` opens in 3D Slicer, `labels.txt` in ITK-SNAP. A colour depends on the label value
 only, so that one value looks the same in every output folder.
+
+Several lines may work in one folder, each with its classes. Whoever changes labels.json holds a
+claim on it meanwhile, and reads it before, so that no name of another line is lost; names that no
+label map needs go only when no other line is at work.
 """
 
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Mapping
+import contextlib
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from iris_cli.dataset.label_files import LABELS_FILE, read_labels_file
+from iris_cli.errors import DataRefused
+from iris_cli.execution.claims import Claims, living
 from iris_cli.files.publish import publish_json, publish_text, remove_leftovers
 
 # Hues a golden ratio apart: neighbours in value are far apart on the circle, for any number.
 _GOLDEN = 0.6180339887498949
+# The files are written in a moment; nobody waits long for them.
+_LOOK_S = 0.05
+_LINE = "line-"
+
+
+class SharedLegend:
+    """The legend of an output folder for as long as a line works there; a context manager.
+
+    Its names stand there from the beginning on, before any label map has their values.
+    """
+
+    def __init__(self, folder: Path, names: Mapping[int, str], claims: Path) -> None:
+        """names: of this line, by value. claims: a folder for claims on the legend alone."""
+        self._folder, self._names = folder, dict(names)
+        self._claims = Claims(claims)
+        self._line = _LINE + secrets.token_hex(8)
+
+    def __enter__(self) -> SharedLegend:
+        """raises DataRefused where the folder has other names for these values."""
+        self._claims.__enter__()
+        try:
+            self._claims.take(self._line)
+            with self._held():
+                self._write(read_legend(self._folder, self._names))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._claims.__exit__(None, None, None)
+
+    def finish(self, needs_others: Callable[[], bool]) -> None:
+        """The label maps are there; needs_others: whether the folder has some of other lines.
+
+        raises DataRefused where somebody has written other names for these values meanwhile.
+        """
+        with self._held():
+            others = read_legend(self._folder, self._names)
+            self._write(others if self._others_at_work() or needs_others() else {})
+
+    def _write(self, others: Mapping[int, str]) -> None:
+        write_legend(self._folder, {**others, **self._names})
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        while not self._claims.take(LABELS_FILE):
+            time.sleep(_LOOK_S)
+        try:
+            yield
+        finally:
+            self._claims.release(LABELS_FILE)
+
+    def _others_at_work(self) -> bool:
+        """Whether another line lives; what killed ones left is removed."""
+        own = self._claims.path(self._line)
+        others = [path for path in self._claims.folder.glob(f"{_LINE}*") if path != own]
+        at_work = living(others)
+        for path in others:
+            if path not in at_work:
+                path.unlink(missing_ok=True)
+        return bool(at_work)
+
+
+def read_legend(folder: Path, names: Mapping[int, str]) -> dict[int, str]:
+    """Value -> name in the labels.json of a folder; refused where it contradicts `names`."""
+    path = folder / LABELS_FILE
+    if not path.is_file():
+        return {}
+    legend = {value: c.name for c in read_labels_file(path).classes for value in c.values}
+    for own_value, own_name in names.items():
+        others = [
+            f"{name} = {value}"
+            for value, name in legend.items()
+            if (value == own_value) != (name == own_name)
+        ]
+        if others:
+            raise DataRefused(
+                "the output folder holds label maps of another task",
+                file=path,
+                found=", ".join(others),
+                expected=f"{own_name} = {own_value}, as in this task",
+                fix=f"choose another output folder, or remove {folder}",
+            )
+    return legend
 
 
 def write_legend(folder: Path, names: Mapping[int, str]) -> tuple[Path, ...]:
@@ -53,6 +148,6 @@ def itk_snap_table(names: Mapping[int, str]) -> str:
     ]
     for value in sorted(names):
         red, green, blue = colour(value)
-        name = names[value].replace('"', "'")
+        name = " ".join(names[value].replace('"', "'").splitlines())
         lines.append(f'{value:5d} {red:5d}{green:5d}{blue:5d}        1  1  1    "{name}"')
     return "\n".join(lines) + "\n"

@@ -207,11 +207,11 @@ class _Rows:
                 self._how.on_window(before + first + len(some), self.windows)
 
     def _add_window(self, sums: Tensor, start: Shape3, maps: Maps) -> None:
-        depth, height, width = self._patch
+        _, height, width = self._patch
         part = (slice(start[1], start[1] + height), slice(start[2], start[2] + width))
         with torch.inference_mode():
             for row, (group, position) in enumerate(self._places):
-                logits = maps[group].logits_of([position], 0, 0, depth)[0, 0]
+                logits = maps[group].of_classes([position]).logits()[0, 0]
                 probabilities = logits.to(self._kind).sigmoid().to(self._store, torch.float32)
                 sums[row][:, *part].addcmul_(probabilities, self._weight)
             sums[-1][:, *part] += self._weight

@@ -1,8 +1,8 @@
 """Memory of a prediction: how much it will take, told from shapes, and how it is made to fit.
 
-The ladder, each rung on top of those before: one window at a time; sums in the memory of the host
-instead of the device's; smaller slabs; the labels in a file. Where the last one does not fit the
-case is refused with the numbers. No rung changes a result but by rounding.
+The ladder, each rung on top of those before: one window at a time; what waits in the memory of the
+host instead of the device's; fewer logits at once on a device; the labels in a file. Where the last
+one does not fit the case is refused with the numbers. No rung changes a result but by rounding.
 """
 
 from __future__ import annotations
@@ -30,11 +30,15 @@ from iris_cli.preparation import mass
 from iris_cli.task.task_file import Task
 from iris_cli.volume.grid import Grid
 from iris_cli.volume.reading import smallest_label_type
-from iris_cli.volume.resampling import BLOCK_VOXELS, SLAB_VOXELS
+from iris_cli.volume.resampling import SLAB_VOXELS
 
-SMALL_SLAB = BLOCK_VOXELS // 8
-# Values of all classes that are worked on together, for each voxel of a slab.
-CLASS_BLOCKS = 8
+# Logits of all classes that are multiplied out and decided at once: on a device, a few launches
+# for many; on a CPU, what stays in its cache.
+BLOCK_VALUES = 1 << 23
+SMALL_BLOCK = BLOCK_VALUES >> 3
+CACHE_VALUES = 1 << 19
+# Of each of them, bytes in work: interpolated along each axis, compared.
+VALUE_BYTES = 32
 # Held at once by the widest level of a network, for each of its voxels and channels (measured:
 # benchmarks/results/prediction_memory.md).
 ACTIVATIONS = 8
@@ -50,11 +54,14 @@ PREPARE_SLAB = 20
 
 @dataclass(frozen=True)
 class Means:
-    """How a prediction is run; see the ladder above. window_batch: windows in one pass."""
+    """How a prediction is run; see the ladder above.
+
+    window_batch: windows in one pass. block_values: logits decided at once on a device.
+    """
 
     window_batch: int = 1
     on_host: bool = False
-    slab_voxels: int = BLOCK_VOXELS
+    block_values: int = BLOCK_VALUES
     labels_in_file: bool = False
 
     def said(self, first: Means) -> list[str]:
@@ -62,13 +69,19 @@ class Means:
         steps = (
             (self.window_batch != first.window_batch, f"window batch {self.window_batch}"),
             (self.on_host != first.on_host, "sums in host memory"),
-            (self.slab_voxels != first.slab_voxels, f"slabs of {self.slab_voxels} voxels"),
+            (self.block_values != first.block_values, f"blocks of {self.block_values} logits"),
             (self.labels_in_file != first.labels_in_file, "labels in a file"),
         )
         return [words for taken, words in steps if taken]
 
 
 AS_IT_COMES = Means()
+
+
+def values_at_once(means: Means, device: str) -> int:
+    """Logits that are decided at once."""
+    on_device = torch.device(device).type == "cuda"
+    return means.block_values if on_device else min(means.block_values, CACHE_VALUES)
 
 
 def ladder(first: Means, *, cuda: bool, streamed: bool = True) -> Iterator[Means]:
@@ -80,8 +93,8 @@ def ladder(first: Means, *, cuda: bool, streamed: bool = True) -> Iterator[Means
         yield (first := dataclasses.replace(first, on_host=True))
     if not streamed:
         return
-    if first.slab_voxels > SMALL_SLAB:
-        yield (first := dataclasses.replace(first, slab_voxels=SMALL_SLAB))
+    if cuda and first.block_values > SMALL_BLOCK:
+        yield (first := dataclasses.replace(first, block_values=SMALL_BLOCK))
     if not first.labels_in_file:
         yield dataclasses.replace(first, labels_in_file=True)
 
@@ -123,13 +136,9 @@ class Sizes:
         """classes: whose logits are wanted. groups: that are decoded apart."""
         item = 4 if precision == "fp32" else 2
         level = config.channels[0] * math.prod(layout.patch) // config.fold**3
-        layers = layout.layers()
-        # The layer in work whole, and what is still needed of the one before; one is shared.
-        depth = 1.0 if len(layers) == 1 else 1.625
-        maps = int(groups * item * level * (depth * max(map(len, layers)) + 1))
-        rows = min(layout.shape[layout.axis], layout.depth + layout.depth // 2)
-        sums = 4 * classes * math.prod(layout.rows(0, rows))
-        return cls(maps, sums, ACTIVATIONS * 4 * level)
+        kept, cells = layout.waiting()
+        maps = groups * item * config.channels[0] * kept // config.fold**3
+        return cls(maps, 4 * (classes + 1) * cells, ACTIVATIONS * 4 * level)
 
     @classmethod
     def of_rows(
@@ -191,14 +200,14 @@ class Case:
 
     def predict(self, means: Means) -> Need:
         """The larger of: preparing the query, the network, writing and checking the labels."""
-        together = min(CLASS_BLOCKS, self.classes)
-        slab = 4 * min(means.slab_voxels, self.native) * (2 * together + 8)
+        device = "cuda" if self.cuda else "cpu"
+        block = VALUE_BYTES * min(values_at_once(means, device), self.classes * self.native)
         network = means.window_batch * self.sizes.window
         labels = 0 if means.labels_in_file else self.label_bytes
         on_device = 0 if means.on_host else self.sizes.blend
-        vram = self.weights + network + slab + on_device if self.cuda else 0
+        vram = self.weights + network + block + on_device if self.cuda else 0
         sweep = 4 * self.working + labels + self.sizes.blend - (on_device if self.cuda else 0)
-        sweep += 0 if self.cuda else network + slab
+        sweep += 0 if self.cuda else network + block
         prepare = self.native_bytes + 4 * self.working
         prepare += PREPARE_SLAB * min(SLAB_VOXELS, self.native)
         if not self.streamed:
@@ -242,7 +251,7 @@ def case_of(
     """What the memory of a query follows from. native_bytes: of its array; write_voxel: `Case`."""
     working = native.working(task.header.spacing_mm)
     patch = (model.card.patch,) * 3
-    layout = Layout.along_longest(working.shape_zyx, patch)
+    layout = Layout(working.shape_zyx, patch)
     values = [entry.value for entry in task.header.classes]
     kind = smallest_label_type(0, max(values))
     config, cuda = model.network.config, torch.device(device).type == "cuda"
@@ -286,14 +295,18 @@ def _filter_bytes(network: torch.nn.Module, precision: str) -> int:
 def in_file(folder: Path, shape: Sequence[int], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """An array of zeros whose voxels are in a file without a name, gone when nobody uses it."""
     folder.mkdir(parents=True, exist_ok=True)
+    size = math.prod(shape) * dtype.itemsize
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             # Reserved: a disk that is full while the array is written would end the process.
-            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * dtype.itemsize)
+            os.posix_fallocate(file.fileno(), 0, size)
             return np.memmap(file, dtype, "r+", shape=tuple(shape))
     except OSError as error:
         raise EnvironmentProblem(
-            "no room for the labels in a file", file=folder, found=error.strerror
+            "no room for the labels in a file",
+            file=folder,
+            found=error.strerror,
+            expected=f"room for {size} bytes",
         ) from error
 
 

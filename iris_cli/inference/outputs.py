@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from iris_cli.inference.class_masks import MASK_WRITE_BYTES
+from iris_cli.inference.own_tokens import Comparison
 from iris_cli.inference.postprocess import AS_DECIDED, Cleaning
 from iris_cli.inference.probabilities import PROBABILITIES, WRITE_BYTES, ProbabilityType
 
@@ -25,7 +26,8 @@ class Outputs:
 
     ending: of volumes, one of OUTPUT_ENDINGS. probabilities: their type, None for none. cleaning:
     parts that are taken away. previews: a picture of every case. multilabel: a mask of every class,
-    overlaps kept.
+    overlaps kept. check_tokens: the tokens of every class are compared with those of the references,
+    not only as far as that costs little.
     """
 
     ending: str = OUTPUT_ENDINGS[0]
@@ -33,6 +35,11 @@ class Outputs:
     cleaning: Cleaning = AS_DECIDED
     previews: bool = False
     multilabel: bool = False
+    check_tokens: bool = False
+
+    @property
+    def comparison(self) -> Comparison:
+        return Comparison.ALL if self.check_tokens else Comparison.CHEAP
 
     def parameters(self) -> dict[str, Any]:
         """What of it a result depends on, for the receipt; empty for what is always written."""
@@ -41,6 +48,8 @@ class Outputs:
             asked["probabilities"] = self.probabilities
         if self.multilabel:
             asked["multilabel"] = True
+        if self.check_tokens:
+            asked["check_tokens"] = True
         return asked | self.cleaning.parameters()
 
     @property

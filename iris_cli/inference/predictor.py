@@ -20,6 +20,7 @@ import torch
 from iris_cli.errors import EnvironmentProblem
 from iris_cli.inference.case import Prediction, check_model, kept_classes, predict_volume
 from iris_cli.inference.memory import NO_LIMITS, Limits, Means, case_of, in_file
+from iris_cli.inference.own_tokens import Comparison
 from iris_cli.inference.streaming import How, MakeLabels, OnScores
 from iris_cli.model.model import Model
 from iris_cli.network.precision import Precision
@@ -56,7 +57,8 @@ class Predictor:
     """A model with a task, ready to compute; `iris_cli.workflows.load_predictor` makes one.
 
     classes: names to keep, None for all. device: cpu or cuda:N, where the model is. precision: of
-    the computation. skip_empty: see `streaming.How`. limits: of memory.
+    the computation. skip_empty: see `streaming.How`. limits: of memory. comparison: of what is found
+    with the references, where labels become files.
     """
 
     model: Model
@@ -67,6 +69,7 @@ class Predictor:
     skip_empty: bool = False
     window_batch: int = 1
     limits: Limits = NO_LIMITS
+    comparison: Comparison = Comparison.NONE
 
     def __post_init__(self) -> None:
         check_model(self.model, self.task.header)
@@ -166,5 +169,10 @@ class Sweep:
             on_scores=self._listen(make),
         )
         return predict_volume(
-            predictor.model, predictor.task, self._volume, classes=predictor.classes, how=how
+            predictor.model,
+            predictor.task,
+            self._volume,
+            classes=predictor.classes,
+            how=how,
+            comparison=predictor.comparison,
         )

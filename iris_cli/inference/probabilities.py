@@ -1,6 +1,6 @@
 """Probabilities of every class on the grid of the query, one file for each.
 
-The sweep hands over the logits of one class in one slab at a time. What becomes of them waits in a
+The sweep hands over the logits of one class in one box at a time. What becomes of them waits in a
 file without a name, so that memory does not grow with the number of classes; after the sweep one
 class after the other is put together and published.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from iris_cli.files.publish import environment_problem
 from iris_cli.volume.reading import NativeGeometry
-from iris_cli.volume.scores import ScoreSlab
+from iris_cli.volume.scores import Box
 from iris_cli.volume.writing import write_image
 
 ProbabilityType = Literal["uint8", "float16"]
@@ -38,16 +38,14 @@ WRITE_BYTES: Mapping[ProbabilityType, int] = {"uint8": 5, "float16": 19}
 
 @dataclass(frozen=True)
 class _Block:
-    """Where in the file a slab of a class stands, and where in the volume it belongs."""
+    """Where in the file a box of a class stands, and where in the volume it belongs."""
 
     offset: int
-    axis: int
-    target: slice
-    shape: tuple[int, int, int]
+    box: Box
 
 
 class ProbabilityStore:
-    """The probabilities of one query while its slabs are decided.
+    """The probabilities of one query while its boxes are decided.
 
     folder: where the file without a name is. raises EnvironmentProblem where its disk is full.
     """
@@ -59,22 +57,23 @@ class ProbabilityStore:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
 
-    def add(self, slab: ScoreSlab, value: int, logits: Tensor) -> None:
-        """Logits (z, y, x) of a class everywhere in a slab; called with every slab once."""
+    def add(self, box: Box, value: int, logits: Tensor) -> None:
+        """Logits (z, y, x) of a class everywhere in a box; called with every box once."""
         probability = logits.float().sigmoid()
         if self._kind == "uint8":
             probability = (probability * 255).round_().to(torch.uint8)
         array = probability.cpu().numpy().astype(self._dtype, copy=False)
         offset = self._file.seek(0, 2)
-        self._blocks.setdefault(value, []).append(
-            _Block(offset, slab.axis, slab.target, slab.shape)
-        )
+        self._blocks.setdefault(value, []).append(_Block(offset, box))
         left = memoryview(np.ascontiguousarray(array).tobytes())
+        needs = offset + len(left)
         try:
             while left:
                 left = left[self._file.write(left) :]
         except OSError as error:
-            raise environment_problem(self._folder, error) or error from error
+            written = self._file.seek(0, 2)
+            problem = environment_problem(self._folder, error, written, needs)
+            raise problem or error from error
 
     def write(self, path: Path, value: int, native: NativeGeometry) -> Path:
         """Publish the probabilities of one class."""
@@ -82,11 +81,9 @@ class ProbabilityStore:
         array = np.zeros(native.canonical_grid.shape_zyx, kind)
         for block in self._blocks[value]:
             self._file.seek(block.offset)
-            size = int(np.prod(block.shape)) * self._dtype.itemsize
-            part = [slice(None)] * 3
-            part[block.axis] = block.target
-            read = np.frombuffer(self._read(size), self._dtype)
-            array[tuple(part)] = read.reshape(block.shape)
+            part = array[block.box]
+            read = np.frombuffer(self._read(part.size * self._dtype.itemsize), self._dtype)
+            np.maximum(part, read.reshape(part.shape), out=part)  # 0 where another box has it
         return write_image(path, array, native, dtype=kind)
 
     def close(self) -> None:

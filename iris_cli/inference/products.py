@@ -18,11 +18,11 @@ from iris_cli.inference.outputs import Outputs, mask_folder, preview_file, proba
 from iris_cli.inference.postprocess import clean
 from iris_cli.inference.predictor import Predictor
 from iris_cli.inference.probabilities import ProbabilityStore, probability_file
-from iris_cli.inference.quality import quality_flags
+from iris_cli.inference.quality import Likeness, quality_flags
 from iris_cli.inference.statistics import ClassStatistics, measure
 from iris_cli.inference.streaming import MakeLabels, OnScores
 from iris_cli.volume.reading import AssumedSpacing, NativeGeometry, Volume, read_image, read_labels
-from iris_cli.volume.scores import ScoreSlab
+from iris_cli.volume.scores import Box
 from iris_cli.volume.writing import write_labels
 
 DIGITS = 6
@@ -72,6 +72,7 @@ class Products:
         with stage("measuring the classes", volume.path):
             measured = measure(labels, volume.array, spacing, list(names))
         found = {name: measured[value] for value, name in names.items()}
+        likeness = _likeness(predictor, prediction)
         with stage("writing the label map", self._output):
             write_labels(self._output, labels, volume.native, class_names=names)
         return {
@@ -85,7 +86,8 @@ class Products:
                 **self._write_masks(names, volume),
             },
             "classes": {name: _rounded(asdict(one)) for name, one in found.items()},
-            "quality": _unusual(predictor, prediction, found),
+            "likeness": {name: asdict(one) for name, one in likeness.items()},
+            "quality": _unusual(predictor, prediction, found, likeness),
         }
 
     def _write_probabilities(
@@ -122,9 +124,9 @@ class Products:
 
 
 def _all_of(told: Sequence[OnScores]) -> OnScores:
-    def tell(slab: ScoreSlab, value: int, logits: Tensor) -> None:
+    def tell(box: Box, value: int, logits: Tensor) -> None:
         for one in told:
-            one(slab, value, logits)
+            one(box, value, logits)
 
     return tell
 
@@ -188,12 +190,23 @@ def files_of(receipt: Receipt, output: Path) -> Iterator[Path]:
             yield folder(output, receipt.case) / Path(name).name
 
 
+def _likeness(predictor: Predictor, prediction: Prediction) -> dict[str, Likeness]:
+    usual = predictor.task.header.token_distances
+    return {
+        name: Likeness.of(distance, usual.get(name, ()))
+        for name, distance in prediction.token_distances.items()
+    }
+
+
 def _unusual(
-    predictor: Predictor, prediction: Prediction, found: Mapping[str, ClassStatistics]
+    predictor: Predictor,
+    prediction: Prediction,
+    found: Mapping[str, ClassStatistics],
+    likeness: Mapping[str, Likeness],
 ) -> dict[str, dict[str, str]]:
-    references = predictor.task.header.reference_volumes
+    references, sure = predictor.task.header.reference_volumes, prediction.confidence
     flags = {
-        name: quality_flags(one, prediction.confidence.get(name), references.get(name))
+        name: quality_flags(one, sure.get(name), references.get(name), likeness.get(name))
         for name, one in found.items()
     }
     return {name: said for name, said in flags.items() if said}

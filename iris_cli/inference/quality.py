@@ -5,6 +5,9 @@ The thresholds come from validation cases of sets with truth (docs/predicting.md
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from iris_cli.inference.statistics import ClassStatistics
 from iris_cli.task.task_file import ReferenceVolumes
 
@@ -14,15 +17,40 @@ LOW_CONFIDENCE = 0.9
 VOLUME_FACTOR = 3.0
 """Below the smallest reference by this factor, or above the largest, a volume is unlikely."""
 
+TOKEN_DISTANCE = 0.1
+"""Cosine distance from the tokens of the task (`task.likeness`) that is usual for any class."""
+
+DISTANCE_FACTOR = 3.0
+"""Of a class whose references differ more, that of the odd one out by this factor is usual."""
+
 CONFIDENCE, VOLUME, CUT = "low confidence", "unlikely volume", "cut by the field of view"
+UNLIKE = "unlike the references"
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Distance of the tokens of a class from those of its task, and the largest usual one."""
+
+    token_distance: float
+    limit: float
+
+    @classmethod
+    def of(cls, distance: float, between_references: Sequence[float]) -> Likeness:
+        """between_references: of each reference from the others; empty where the task has none."""
+        limit = max([TOKEN_DISTANCE, *(DISTANCE_FACTOR * one for one in between_references)])
+        return cls(round(distance, 3), round(limit, 3))
 
 
 def quality_flags(
-    found: ClassStatistics, confidence: float | None, references: ReferenceVolumes | None
+    found: ClassStatistics,
+    confidence: float | None,
+    references: ReferenceVolumes | None,
+    likeness: Likeness | None = None,
 ) -> dict[str, str]:
-    """What is unusual (`CONFIDENCE`, `VOLUME`, `CUT`) -> the numbers.
+    """What is unusual (`CONFIDENCE`, `VOLUME`, `CUT`, `UNLIKE`) -> the numbers.
 
     confidence: None where the profile tells none. references: None where the task does not say.
+    likeness: None where the class was not compared.
     """
     flags: dict[str, str] = {}
     if confidence is not None and confidence < LOW_CONFIDENCE:
@@ -36,6 +64,8 @@ def quality_flags(
         if unlikely:
             low, high = min(references.volumes_ml), max(references.volumes_ml)
             flags[VOLUME] = f"{found.volume_ml:.3g} ml; references {low:.3g} to {high:.3g} ml"
+    if likeness is not None and likeness.token_distance > likeness.limit:
+        flags[UNLIKE] = f"token distance {likeness.token_distance:.3g}, above {likeness.limit:.3g}"
     return flags
 
 

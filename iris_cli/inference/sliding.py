@@ -1,10 +1,9 @@
-"""The network over all windows of a volume, as far as their blended logits are asked for."""
+"""The network over all windows of a volume, and their blended logits cell by cell."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,17 +11,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from iris_cli.inference.blending import Blend
-from iris_cli.inference.windows import Layout
+from iris_cli.inference.blending import Blend, CellLogits
+from iris_cli.inference.windows import Cell, Layout
 from iris_cli.network.iris_network import IrisNetwork
 from iris_cli.network.logit_map import LogitMap
 from iris_cli.network.precision import autocast_type, compute_in
-from iris_cli.task.crops import Shape3, cut
+from iris_cli.task.crops import cut
 
 OnWindow = Callable[[int, int], None]
 Maps = tuple[LogitMap, ...]
-# Where no window was computed there is nothing to divide by, and the logit is 0.
-SMALLEST_WEIGHT = 1e-12
 # Around a window that is looked at for being empty, in parts of the patch.
 MARGIN = 1 / 8
 
@@ -61,18 +58,18 @@ class Decoding:
             images = torch.from_numpy(crops)[:, None].to(self.device)
             features = self._network.encode_image(images)
             batches = []
-            for stages in self._groups:
+            for left, stages in zip(reversed(range(len(self._groups))), self._groups, strict=True):
                 expanded = [stage.expand(len(crops), -1, -1, -1) for stage in stages]
-                batches.append(self._network.decode_map(features, expanded).windows())
+                found = self._network.decode_map(features, expanded, overwrite=not left)
+                batches.append(found.windows())
             return list(zip(*batches, strict=True))
 
 
 class SlidingWindow:
-    """Blended logits of a volume, from the first row on; windows run when a row needs them.
+    """Blended logits of a volume, cell by cell (`windows.Layout`).
 
-    skipped: windows that are not computed (see `empty_windows`). window_batch: windows of one layer
-    in one pass. Windows that hold one value throughout have the same logits, which are computed
-    once.
+    skipped: cells whose window is not computed (see `empty_windows`). window_batch: windows in one
+    pass. Windows that hold one value throughout have the same logits, which are computed once.
     """
 
     def __init__(
@@ -80,76 +77,48 @@ class SlidingWindow:
         decode: Decoding,
         query: Query,
         layout: Layout,
-        weight: Tensor,
         blend: Blend,
         *,
-        skipped: frozenset[Shape3] = frozenset(),
+        skipped: frozenset[Cell] = frozenset(),
         window_batch: int = 1,
         on_window: OnWindow | None = None,
     ) -> None:
         self._decode = decode
         self._query = query
         self._layout = layout
-        self._weight = weight
         self._blend = blend
         self._skipped = skipped
         self._window_batch = window_batch
         self._on_window = on_window
-        self._layers = layout.layers()
-        self._next_layer = 0
-        self._added: list[Shape3] = []
+        self._cells = layout.cells()
         self._constant: dict[float, Maps] = {}
-        self.windows = sum(map(len, self._layers))
+        self.windows = len(self._cells)
         self.done = 0
         self.shared = 0
 
-    def advance(self, stop: int) -> None:
-        """Run every window that reaches into rows below `stop`."""
-        axis = self._layout.axis
-        while self._next_layer < len(self._layers):
-            layer = self._layers[self._next_layer]
-            if layer[0][axis] >= stop:
-                return
-            for first in range(0, len(layer), self._window_batch):
-                self._run(layer[first : first + self._window_batch])
-            self._next_layer += 1
+    def finished(self) -> Iterator[tuple[Cell, CellLogits]]:
+        """Every cell, as soon as its window is done; its logits are asked for before the next."""
+        for first in range(0, len(self._cells), self._window_batch):
+            cells = self._cells[first : first + self._window_batch]
+            self._run(cells)
+            for cell in cells:
+                yield cell, self._blend.finish(cell)
 
-    def total_weight(self, low: int, high: int) -> Tensor:
-        """Sum of the windows' weights in the rows low..high - 1."""
-        total = torch.zeros(self._layout.rows(low, high), device=self._weight.device)
-        for start in self._added:
-            overlap = self._layout.overlap(start, low, high)
-            if overlap is not None:
-                total[overlap[0]] += self._weight[overlap[1]]
-        return total.clamp_(min=SMALLEST_WEIGHT)
-
-    def logits(self, rows: slice, group: int, classes: Sequence[int], total: Tensor) -> Tensor:
-        """Blended logits of some classes of a group: (k, ...) float32, of finished rows.
-
-        total: `total_weight` of these rows.
-        """
-        return self._blend.weighted(rows.start, rows.stop, group, classes).div_(total)
-
-    def release(self, below: int) -> None:
-        """Rows below this one will not be asked for again."""
-        axis, depth = self._layout.axis, self._layout.depth
-        self._added = [start for start in self._added if start[axis] + depth > below]
-        self._blend.release(below)
-
-    def _run(self, starts: Sequence[Shape3]) -> None:
-        wanted = [start for start in starts if start not in self._skipped]
-        crops = [cut(self._query.image, s, self._layout.patch, self._query.fill) for s in wanted]
+    def _run(self, cells: Sequence[Cell]) -> None:
+        wanted = [cell for cell in cells if cell not in self._skipped]
+        patch = self._layout.patch
+        starts = map(self._layout.start, wanted)
+        crops = [cut(self._query.image, start, patch, self._query.fill) for start in starts]
         keys = [_constant(crop) for crop in crops]
         known = dict(self._constant)
         fresh = {i for i, key in enumerate(keys) if key is None or key not in (*known, *keys[:i])}
         found = self._compute(crops, sorted(fresh))
         known |= {key: found[i] for i, key in enumerate(keys) if i in fresh and key is not None}
-        for index, (start, key) in enumerate(zip(wanted, keys, strict=True)):
-            self._blend.add(start, found[index] if key is None else known[key])
-            self._added.append(start)
+        for index, (cell, key) in enumerate(zip(wanted, keys, strict=True)):
+            self._blend.add(cell, found.pop(index) if key is None else known[key])
         self._constant = dict(list(known.items())[-1:])
         self.shared += len(wanted) - len(fresh)
-        self.done += len(starts)
+        self.done += len(cells)
         if self._on_window is not None:
             self._on_window(self.done, self.windows)
 
@@ -161,8 +130,8 @@ class SlidingWindow:
         return dict(zip(which, self._decode(np.stack([crops[i] for i in which])), strict=True))
 
 
-def empty_windows(query: Query, layout: Layout) -> frozenset[Shape3]:
-    """Windows in which nothing lies, nor within `MARGIN` of a window around them.
+def empty_windows(query: Query, layout: Layout) -> frozenset[Cell]:
+    """Cells in whose windows nothing lies, nor within `MARGIN` of a window around them.
 
     Something is what is brighter than half-way from `fill`, the darkest value, to 0: in CT above
     -550 HU, else half-way to the mean of the foreground. One such voxel is enough to be computed.
@@ -170,13 +139,13 @@ def empty_windows(query: Query, layout: Layout) -> frozenset[Shape3]:
     bright = query.image > query.fill / 2
     margins = [math.ceil(MARGIN * size) for size in layout.patch]
     found = []
-    for start in itertools.chain.from_iterable(layout.layers()):
+    for cell in layout.cells():
         around = tuple(
-            slice(max(0, first - margin), first + size + margin)
-            for first, size, margin in zip(start, layout.patch, margins, strict=True)
+            slice(max(0, part.start - margin), part.stop + margin)
+            for part, margin in zip(layout.window(cell), margins, strict=True)
         )
         if not bright[around].any():
-            found.append(start)
+            found.append(cell)
     return frozenset(found)
 
 

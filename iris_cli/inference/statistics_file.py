@@ -26,6 +26,7 @@ COLUMNS = (
     "components",
     "touches_border",
     "confidence",
+    "token_distance",
     "quality",
 )
 
@@ -78,5 +79,6 @@ def _rows(receipt: Receipt, folder: Path) -> Iterator[Mapping[str, Any]]:
             "voxels": voxels,
             **content.get("classes", {}).get(name, {}),
             "confidence": said.get("confidence", {}).get(name),
+            "token_distance": content.get("likeness", {}).get(name, {}).get("token_distance"),
             "quality": "; ".join(content.get("quality", {}).get(name, ())),
         }

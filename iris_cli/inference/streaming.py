@@ -1,14 +1,14 @@
-"""From a working image to native labels in one sweep, slab by slab.
+"""From a working image to native labels in one sweep, window by window.
 
-A slab of labels asks for the logits it is made of; windows run until they are finished; they are
-interpolated class by class with a running arg-max, and forgotten. What is in memory at a time does
-not depend on the length of the scan, nor, but for a slab of a few classes, on their number.
+Every window finishes a cell of the volume. Its logits are multiplied out and decided on the native
+grid region by region, each some thousand voxels, and forgotten. What is in memory at a time does
+not depend on the length of the scan, nor, but for the classes of one region, on their number.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from iris_cli.errors import IrisError
-from iris_cli.inference.blending import Blend, Groups, KeptMaps, RunningSums
-from iris_cli.inference.memory import AS_IT_COMES, CLASS_BLOCKS, Means, Sizes
+from iris_cli.inference.blending import Blend, CellLogits, Groups, KeptMaps, RunningSums
+from iris_cli.inference.memory import AS_IT_COMES, Means, Sizes, values_at_once
 from iris_cli.inference.sliding import (
     Decoding,
     OnWindow,
@@ -26,17 +26,34 @@ from iris_cli.inference.sliding import (
     SlidingWindow,
     empty_windows,
 )
-from iris_cli.inference.windows import Layout, gaussian_weight
+from iris_cli.inference.windows import Layout, gaussian_weight, shape_of
 from iris_cli.network.iris_network import IrisNetwork
 from iris_cli.network.precision import Precision
 from iris_cli.task.crops import Shape3
 from iris_cli.volume.grid import Grid
-from iris_cli.volume.scores import ScoreSlab, Winner, ranked_values, score_slabs
+from iris_cli.volume.scores import (
+    Box,
+    Region,
+    Scores,
+    Winner,
+    decide,
+    decide_plainly,
+    put,
+    ranked_values,
+    resampling,
+)
 
 Labels = np.ndarray[Any, np.dtype[Any]]
 MakeLabels = Callable[[Shape3, np.dtype[Any]], Labels]
-OnScores = Callable[[ScoreSlab, int, Tensor], None]
-"""Called with a slab, a label value, and the logits of its class everywhere in the slab."""
+OnScores = Callable[[Box, int, Tensor], None]
+"""Called with a box of the native grid, a label value, and the logits of its class there.
+
+Boxes may overlap where the grids are turned against each other: the logit of a voxel is -infinity
+in all of them but one."""
+
+# Rows of a region: below, most of the work is in calling; above, fewer classes are left out.
+SMALLEST_EDGE = 8
+LARGEST_EDGE = 32
 
 
 @dataclass(frozen=True)
@@ -58,10 +75,21 @@ class Wanted:
         return [list(group) for group in self.groups if set(group) & set(self.keep)]
 
     @property
-    def positions(self) -> Groups:
-        """In each of these groups, the positions of the wanted classes."""
-        kept = set(self.keep)
-        return [[i for i, index in enumerate(group) if index in kept] for group in self.run]
+    def positions(self) -> list[list[int]]:
+        """In each of these groups, the positions of the wanted classes by ascending label."""
+        label = dict(zip(self.keep, self.values, strict=True))
+        return [
+            sorted((i for i, k in enumerate(group) if k in label), key=lambda i: label[group[i]])
+            for group in self.run
+        ]
+
+    @property
+    def ranks(self) -> list[list[int]]:
+        """1 + the place of their labels among all wanted ones, in the same order."""
+        order = sorted(self.values)
+        label = dict(zip(self.keep, self.values, strict=True))
+        groups = zip(self.run, self.positions, strict=True)
+        return [[1 + order.index(label[group[i]]) for i in some] for group, some in groups]
 
     def by_value(self) -> list[tuple[int, int]]:
         """(group, position) of the wanted classes, by ascending label."""
@@ -127,70 +155,90 @@ def segment(
 
     raises IrisError where the network's output is not finite.
     """
-    layout = Layout.along_longest(working.shape_zyx, patch)
-    rows = max(2, layout.depth // 2)
+    layout = Layout(working.shape_zyx, patch)
     weight = torch.from_numpy(gaussian_weight(patch)).to(how.device)
     skipped = empty_windows(query, layout) if how.skip_empty else frozenset()
     window = SlidingWindow(
         Decoding(network, wanted.tokens, wanted.run, how.device, how.precision),
         query,
         layout,
-        weight,
-        _blend(network, layout, weight, wanted.positions, how, rows),
+        _blend(network, layout, weight, wanted.positions, how),
         skipped=skipped,
         window_batch=how.means.window_batch,
         on_window=how.on_window,
     )
-    ranked = ranked_values(wanted.values)
-    labels = how.make_labels(native.shape_zyx, ranked.dtype)
-    tally = _Tally(len(ranked))
+    decisions = _Decisions(wanted, native.shape_zyx, how)
+    parts = resampling(working, native, layout.cuts, decisions.edge)
     with torch.inference_mode():
-        for slab in score_slabs(
-            working, native, axis=layout.axis, voxels=how.means.slab_voxels, source_rows=rows
-        ):
-            window.release(slab.source.start)
-            window.advance(slab.source.stop)
-            scores = _scores(window, slab, wanted, layout, how)
-            if how.on_scores is not None:
-                scores = _told(scores, slab, ranked[1:].tolist(), how.on_scores)
-            winner = slab.winner(scores)
-            tally.add(winner)
-            part = tuple(slab.target if d == layout.axis else slice(None) for d in range(3))
-            labels[part] = ranked[winner.rank.cpu().numpy()]
+        for cell, logits in window.finished():
+            for region in parts.regions(cell):
+                decisions.add(region, logits)
     counts = WindowCounts(window.windows, window.shared, len(skipped))
-    return Segmentation(labels, *tally.by_value(ranked[1:].tolist()), counts)
+    return decisions.segmentation(counts)
 
 
 def _blend(
-    network: IrisNetwork,
-    layout: Layout,
-    weight: Tensor,
-    positions: Groups,
-    how: How,
-    rows: int,
+    network: IrisNetwork, layout: Layout, weight: Tensor, positions: Groups, how: How
 ) -> Blend:
     store = torch.device("cpu") if how.means.on_host else weight.device
     classes = sum(map(len, positions))
     sizes = Sizes.of(network.config, layout, classes, len(positions), how.precision)
-    if sizes.sums <= sizes.maps:
-        return RunningSums(layout, weight, store, positions, slack=rows)
-    return KeptMaps(layout, weight, store)
+    form = RunningSums if sizes.sums <= sizes.maps else KeptMaps
+    return form(layout, weight, store, positions)
 
 
-def _scores(
-    window: SlidingWindow, slab: ScoreSlab, wanted: Wanted, layout: Layout, how: How
-) -> Iterator[Tensor]:
-    """Blended logits of the classes by ascending label, a few classes at a time."""
-    low, high = slab.source.start, slab.source.stop
-    total = window.total_weight(low, high)
-    together = max(1, CLASS_BLOCKS * how.means.slab_voxels // total.numel())
-    for group, members in itertools.groupby(wanted.by_value(), key=lambda place: place[0]):
-        positions = [position for _, position in members]
-        for first in range(0, len(positions), together):
-            some = positions[first : first + together]
-            logits = window.logits(slab.source, group, some, total)
-            refuse_no_numbers(logits, how.precision)
-            yield from logits
+class _Decisions:
+    """Labels, voxels and confidence of a volume, region by region.
+
+    edge: rows of a region that pay; None where all logits of every class are asked for.
+    """
+
+    def __init__(self, wanted: Wanted, shape: Shape3, how: How) -> None:
+        self._how, self._ranks = how, wanted.ranks
+        self._at_once = values_at_once(how.means, how.device)
+        self._ranked = ranked_values(wanted.values)
+        self._values = [0, *sorted(wanted.values)]
+        self._labels = how.make_labels(shape, self._ranked.dtype)
+        self._tally = _Tally(len(self._ranked))
+        self.edge = None if how.on_scores is not None else _edge(self._at_once, len(wanted.values))
+
+    def add(self, region: Region, logits: CellLogits) -> None:
+        """Decide a region. logits: of its cell."""
+        winner = self._winner(region, logits)
+        if winner is not None:
+            self._tally.add(winner)
+            put(self._labels, region, self._ranked[winner.rank.cpu().numpy()])
+
+    def segmentation(self, windows: WindowCounts) -> Segmentation:
+        """What was decided, after the last region."""
+        counted = self._tally.by_value(self._values[1:])
+        return Segmentation(self._labels, *counted, windows)
+
+    def _winner(self, region: Region, logits: CellLogits) -> Winner | None:
+        """Of all classes, a few at a time where they are too many for a region of this size."""
+        best: Winner | None = None
+        voxels = max(math.prod(shape_of(region.source)), math.prod(shape_of(region.target)))
+        together = max(1, self._at_once // voxels)
+        for group, ranks in enumerate(self._ranks):
+            for first in range(0, len(ranks), together):
+                some = slice(first, first + together)
+                scores = logits(region.source, group, some)
+                refuse_no_numbers(scores.values, self._how.precision)
+                found = self._decided(region, scores, ranks[some])
+                best = best.or_better(found) if best and found else best or found
+        return best
+
+    def _decided(self, region: Region, scores: Scores, ranks: Sequence[int]) -> Winner | None:
+        if self._how.on_scores is None:
+            return decide(scores, region, ranks)
+        logits = region.interpolate(scores)
+        for rank, one in zip(ranks, logits, strict=True):
+            self._how.on_scores(region.target, self._values[rank], one)
+        return decide_plainly(logits, ranks)
+
+
+def _edge(values: int, classes: int) -> int:
+    return max(SMALLEST_EDGE, min(LARGEST_EDGE, round((values / classes) ** (1 / 3))))
 
 
 def refuse_no_numbers(scores: Tensor, precision: str) -> None:
@@ -210,14 +258,6 @@ def refuse_no_numbers(scores: Tensor, precision: str) -> None:
         if half
         else "check model and task: their weights or tokens may be damaged; try --device cpu",
     )
-
-
-def _told(
-    scores: Iterator[Tensor], slab: ScoreSlab, values: Sequence[int], on_scores: OnScores
-) -> Iterator[Tensor]:
-    for value, score in zip(values, scores, strict=True):
-        on_scores(slab, value, slab.everywhere(score))
-        yield score
 
 
 class _Tally:

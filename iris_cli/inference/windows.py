@@ -1,4 +1,4 @@
-"""Windows of the sliding window: where they begin and how much each of their voxels counts.
+"""Windows of the sliding window: where they begin, what they finish, how much a voxel counts.
 
 source: CONTRACT.md, Query to labels: step of half a patch, last window flush with the border,
 volumes smaller than the patch padded (centred), Gaussian weight with a floor.
@@ -6,7 +6,11 @@ volumes smaller than the patch padded (centred), Gaussian weight with a floor.
 
 from __future__ import annotations
 
+import bisect
+import functools
 import itertools
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +24,7 @@ SIGMA = 1 / 8
 FLOOR = 1e-3
 
 Part = tuple[slice, slice, slice]
+Cell = tuple[int, int, int]
 
 
 def axis_starts(length: int, size: int) -> tuple[int, ...]:
@@ -36,50 +41,109 @@ def window_starts(shape_zyx: Sequence[int], patch: Shape3) -> list[Shape3]:
 
 @dataclass(frozen=True)
 class Layout:
-    """The windows of a volume and the axis along which it is finished slab by slab.
+    """The windows of a volume, and the cells in which it is finished.
 
-    shape: (Z, Y, X) of the volume. axis: 0 (z), 1 (y) or 2 (x).
+    shape: (Z, Y, X) of the volume. Every window has a cell, named by its number along each axis:
+    from where the window begins to where the next one does. No later window reaches into it, so
+    when a window is done its cell is finished.
     """
 
     shape: Shape3
     patch: Shape3
-    axis: int
 
-    @classmethod
-    def along_longest(cls, shape: Sequence[int], patch: Shape3) -> Layout:
-        """Slabs are smallest across the longest axis; z where several are equal."""
-        z, y, x = shape
-        return cls((z, y, x), patch, int(np.argmax(shape)))
+    @functools.cached_property
+    def starts(self) -> tuple[tuple[int, ...], ...]:
+        """First voxels of the windows, per axis; negative where the axis is shorter."""
+        return tuple(axis_starts(n, size) for n, size in zip(self.shape, self.patch, strict=True))
 
     @property
-    def depth(self) -> int:
-        """Of a window, along the axis."""
-        return self.patch[self.axis]
+    def cuts(self) -> tuple[tuple[int, ...], ...]:
+        """First voxels of the cells, per axis."""
+        return tuple((0, *starts[1:]) for starts in self.starts)
 
-    def layers(self) -> list[list[Shape3]]:
-        """Windows by where they begin along the axis, in order: what is done slab by slab."""
-        starts = sorted(window_starts(self.shape, self.patch), key=self._along)
-        return [list(layer) for _, layer in itertools.groupby(starts, key=self._along)]
+    def cells(self) -> list[Cell]:
+        """All cells in the order of their windows: layer by layer along the longest axis.
 
-    def rows(self, low: int, high: int) -> Shape3:
-        """Shape of the volume's rows low..high - 1 along the axis."""
-        z, y, x = (high - low if dim == self.axis else n for dim, n in enumerate(self.shape))
+        A layer is smallest across that axis, and what waits to be finished is about half a layer.
+        """
+        slow = sorted(range(3), key=lambda axis: -len(self.starts[axis]))
+        places = [slow.index(axis) for axis in range(3)]
+        raster = itertools.product(*(range(len(self.starts[axis])) for axis in slow))
+        return [(i[places[0]], i[places[1]], i[places[2]]) for i in raster]
+
+    def start(self, cell: Cell) -> Shape3:
+        """First voxel of the window of a cell; negative where the volume is smaller."""
+        z, y, x = (starts[i] for starts, i in zip(self.starts, cell, strict=True))
         return z, y, x
 
-    def overlap(self, start: Shape3, low: int, high: int) -> tuple[Part, Part] | None:
-        """Where a window lies in the rows low..high - 1, and which part of it that is."""
-        inside, seen = [], []
-        for dim, (first, size) in enumerate(zip(start, self.patch, strict=True)):
-            begin, end = (low, high) if dim == self.axis else (0, self.shape[dim])
-            bottom, top = max(first, begin), min(first + size, end)
-            if bottom >= top:
-                return None
-            inside.append(slice(bottom - begin, top - begin))
-            seen.append(slice(bottom - first, top - first))
-        return (inside[0], inside[1], inside[2]), (seen[0], seen[1], seen[2])
+    def window(self, cell: Cell) -> Part:
+        """The window of a cell; it sticks out of a smaller volume."""
+        ends = zip(self.start(cell), self.patch, strict=True)
+        z, y, x = (slice(first, first + size) for first, size in ends)
+        return z, y, x
 
-    def _along(self, start: Shape3) -> int:
-        return start[self.axis]
+    def needed(self, cell: Cell) -> Part:
+        """The cell and one row before it on every axis: what its voxels are interpolated from."""
+        z, y, x = (self._needed(axis, i) for axis, i in enumerate(cell))
+        return z, y, x
+
+    def reached(self, cell: Cell) -> list[tuple[Cell, Part]]:
+        """Cells, from this one on, whose `needed` part the window reaches into, and how far."""
+        window = self.window(cell)
+        found = []
+        for other in itertools.product(*map(self._reach, range(3), cell)):
+            box = common(window, self.needed(other))
+            if box is not None:
+                found.append((other, box))
+        return found
+
+    def waiting(self) -> tuple[int, int]:
+        """Most voxels that wait to be finished: of the windows, and of the cells they reach."""
+        kept: Counter[Cell] = Counter()
+        cells: Counter[Cell] = Counter()
+        most = (0, 0)
+        for cell in self.cells():
+            for other, box in self.reached(cell):
+                kept[other] += math.prod(shape_of(box))
+                cells[other] = math.prod(shape_of(self.needed(other)))
+            most = max(most[0], kept.total()), max(most[1], cells.total())
+            del kept[cell], cells[cell]
+        return most
+
+    def _needed(self, axis: int, i: int) -> slice:
+        cuts = self.cuts[axis]
+        stop = cuts[i + 1] if i + 1 < len(cuts) else self.shape[axis]
+        return slice(max(0, cuts[i] - 1), stop)
+
+    def _reach(self, axis: int, i: int) -> range:
+        """Windows along an axis that begin no later than the row behind window `i`."""
+        starts = self.starts[axis]
+        return range(i, bisect.bisect_right(starts, starts[i] + self.patch[axis]))
+
+
+def shape_of(box: Part) -> Shape3:
+    """Voxels of a box along every axis."""
+    z, y, x = (part.stop - part.start for part in box)
+    return z, y, x
+
+
+def common(one: Part, other: Part) -> Part | None:
+    """What lies in two boxes, None where nothing does."""
+    z, y, x = (
+        slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(one, other, strict=True)
+    )
+    return (z, y, x) if all(part.start < part.stop for part in (z, y, x)) else None
+
+
+def seen_from(origin: Shape3, box: Part) -> Part:
+    """A box counted from another first voxel."""
+    z, y, x = (slice(a.start - o, a.stop - o) for a, o in zip(box, origin, strict=True))
+    return z, y, x
+
+
+def corner(box: Part) -> Shape3:
+    """First voxel of a box."""
+    return box[0].start, box[1].start, box[2].start
 
 
 def gaussian_weight(patch: Shape3, floor: float = FLOOR) -> npt.NDArray[np.float32]:

@@ -46,14 +46,17 @@ def load_model(name_or_path: str | Path | None = None, device: str | torch.devic
     missing, DataRefused where the files are not what their card says.
     """
     path = find_model(name_or_path)
+    card = _card_of(path)
     if path.is_dir():
-        card = parse_card(read_json(path / CARD_FILE), file=path / CARD_FILE)
         path = path / WEIGHTS_FILE
         if not path.is_file():
             raise DataRefused("a model folder without weights", file=path, fix="copy it again")
-    else:
-        card = _embedded_card(path)
     return Model(_build(card, _read_tensors(path, card)).to(device).eval(), card)
+
+
+def read_card(name_or_path: str | Path | None = None) -> ModelCard:
+    """The card of a model without its weights; `name_or_path` and errors as for `load_model`."""
+    return _card_of(find_model(name_or_path))
 
 
 def save_model(path: Path, network: IrisNetwork, card: ModelCard, *, half: bool = True) -> Path:
@@ -99,6 +102,12 @@ def _build(card: ModelCard, tensors: Mapping[str, Tensor]) -> IrisNetwork:
         network = IrisNetwork(card.network)
     network.load_state_dict({k: v.to(torch.float32) for k, v in tensors.items()}, assign=True)
     return network
+
+
+def _card_of(path: Path) -> ModelCard:
+    if path.is_dir():
+        return parse_card(read_json(path / CARD_FILE), file=path / CARD_FILE)
+    return _embedded_card(path)
 
 
 def _embedded_card(path: Path) -> ModelCard:

@@ -86,9 +86,12 @@ class UpLevel(nn.Module):
         widths = [channels_in + channels_out] + [channels_out] * blocks
         self.conv = nn.Sequential(*(ResidualBlock(a, b, kernel) for a, b in pairwise(widths)))
 
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """x: (B, C_in, d, h, w), skip: (B, C_out, D, H, W) -> (B, C_out, D, H, W)."""
-        return residual_stack(list(self.conv), skip, x)
+    def forward(self, x: Tensor, skip: Tensor, overwrite: bool = False) -> Tensor:
+        """x: (B, C_in, d, h, w), skip: (B, C_out, D, H, W) -> (B, C_out, D, H, W).
+
+        overwrite: the skip is not needed any more.
+        """
+        return residual_stack(list(self.conv), skip, x, overwrite=overwrite)
 
 
 class Decoder(nn.Module):
@@ -118,8 +121,10 @@ class Decoder(nn.Module):
         valid: Tensor | None,
         *,
         recompute: bool = False,
+        overwrite: bool = False,
     ) -> tuple[Tensor, list[Tensor]]:
         """features: deepest first; tokens: per stage (B, K, M, C_i); valid: (B, K) or None.
+        overwrite: the features are not needed any more.
 
         returns: map (B, c0, Z, Y, X) at the resolution of the network, posteriors (B, K, C_i).
         """
@@ -129,7 +134,7 @@ class Decoder(nn.Module):
                 fuse = self.prior_fuse[stage]
                 x, posterior = run(fuse, x, tokens[stage], valid, recompute=recompute)
                 posteriors.append(posterior)
-            x = run(up, x, features[stage + 1], recompute=recompute)
+            x = run(up, x, features[stage + 1], overwrite, recompute=recompute)
         return x, posteriors
 
 

@@ -90,34 +90,45 @@ class IrisNetwork(nn.Module):
         class_valid: Tensor | None = None,
         *,
         recompute: bool = False,
+        overwrite: bool = False,
     ) -> Tensor:
         """Segment a query: all classes in one pass, each one seeing the others.
 
         features: of the query. tokens: per stage (B, K, tokens, C_i). class_valid: (B, K) bool.
+        overwrite: the features are not needed any more; in inference their memory is used.
         returns: logits (B, K, Z, Y, X) float32; no sigmoid taken.
         """
-        logits = self._logit_map(features, tokens, class_valid, recompute).logits()
+        found = self._logit_map(
+            features, tokens, class_valid, recompute=recompute, overwrite=overwrite
+        )
+        logits = found.logits()
         if class_valid is None:
             return logits
         return logits.masked_fill(~class_valid[:, :, None, None, None], 0.0)
 
-    def decode_map(self, features: Sequence[Tensor], tokens: Sequence[Tensor]) -> LogitMap:
+    def decode_map(
+        self, features: Sequence[Tensor], tokens: Sequence[Tensor], *, overwrite: bool = False
+    ) -> LogitMap:
         """`decode`, with the logits not multiplied out: for those who want them part by part."""
-        return self._logit_map(features, tokens, None, False)
+        return self._logit_map(features, tokens, None, recompute=False, overwrite=overwrite)
 
     def _logit_map(
         self,
         features: Sequence[Tensor],
         tokens: Sequence[Tensor],
         class_valid: Tensor | None,
+        *,
         recompute: bool,
+        overwrite: bool,
     ) -> LogitMap:
         seen = class_valid
         if class_valid is not None:
             # A softmax over no key is not a number in some attention kernels; the logits of such
             # an episode are zeroed anyway.
             seen = class_valid | ~class_valid.any(dim=1, keepdim=True)
-        x, posteriors = self.decoder(tuple(features), list(tokens), seen, recompute=recompute)
+        x, posteriors = self.decoder(
+            tuple(features), list(tokens), seen, recompute=recompute, overwrite=overwrite
+        )
         found: LogitMap = self.out.logit_map(x, posteriors)
         return found
 

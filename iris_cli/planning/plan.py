@@ -19,6 +19,7 @@ from iris_cli.errors import DataRefused
 from iris_cli.files.publish import publish_json
 from iris_cli.files.schema import Record, parse_record, read_json
 from iris_cli.network.config import NetworkConfig
+from iris_cli.planning.declared import Declared
 from iris_cli.planning.fingerprint import SetFingerprint, fingerprint_set
 from iris_cli.planning.presets import Preset, check_patch
 from iris_cli.planning.splits import Split, split_cases
@@ -52,6 +53,7 @@ class SetPlan(Record):
     raw: its raw folder. classes: name -> raw values. Case lists are by role; `test` cases are
     listed to be left out. weight: factor on how often the set is drawn.
     pairing: `image` where a label value means nothing from one case to the next.
+    declared: what the raw set said when it was planned; no setting (planning.declared).
     """
 
     raw: str
@@ -71,6 +73,7 @@ class SetPlan(Record):
     unlabelled: tuple[str, ...] = ()
     licence: str | None = None
     fingerprint: SetFingerprint
+    declared: Declared | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> SetPlan:
@@ -259,6 +262,7 @@ def _plan_set(
         unlabelled=split.unlabelled,
         licence=raw.licence,
         fingerprint=fingerprint,
+        declared=Declared.of(raw),
     )
     reasons = {
         "spacing_mm": spacing.reason + _small_class_note(fingerprint, spacing.spacing_mm),

@@ -36,11 +36,24 @@ STORE_VERSION = 1
 RECEIPT_FORMAT = "iris-store-1"
 MAX_COORDINATES = 256
 
-# A 64-patch touches at most 8 chunks, and of each only the blocks it needs are decompressed.
-# Measured on 200^3 float16 MR (64-patch, warm): zstd-1 0.8 ms and 9.1 MB, lz4-1 0.4 ms and 12.1 MB.
+# A 64-patch touches at most 8 chunks, and of each only the blocks it needs are decompressed. Read
+# once and again by every episode, a store is made for reading: against zstd-1 images take a third
+# to twice as much disk and a third of the time (benchmarks/results/loader.md).
 CHUNK_EDGE = 64
-BLOCK_EDGE = 16
 COMPRESSION_LEVEL = 1
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How an array is cut and packed: edge of its blocks in voxels, and what goes before lz4."""
+
+    block_edge: int
+    filter: blosc2.Filter
+
+
+_IMAGE = _Layout(16, blosc2.Filter.BITSHUFFLE)
+# Label maps are runs of equal bytes already.
+_LABEL = _Layout(32, blosc2.Filter.NOFILTER)
 
 Region = tuple[slice, slice, slice]
 Role = Literal["train", "validate", "test", "unlabelled"]
@@ -170,14 +183,14 @@ def write_case(
     receipt_path(folder, stored.name).unlink(missing_ok=True)
     image16 = np.ascontiguousarray(image, dtype=np.float16)
     outputs: dict[str, str | None] = {"image": hash_array(image16), "label": None}
-    sizes = {"image": _publish_array(image_path(folder, stored.name), image16)}
+    sizes = {"image": _publish_array(image_path(folder, stored.name), image16, _IMAGE)}
     if label is None:
         label_path(folder, stored.name).unlink(missing_ok=True)
     else:
         dtype = smallest_label_type(int(label.min()), int(label.max()))
         small = np.ascontiguousarray(label, dtype=dtype)
         outputs["label"] = hash_array(small)
-        sizes["label"] = _publish_array(label_path(folder, stored.name), small)
+        sizes["label"] = _publish_array(label_path(folder, stored.name), small, _LABEL)
     receipt = Receipt(
         format=RECEIPT_FORMAT,
         case=stored.name,
@@ -355,9 +368,9 @@ def _open_array(path: Path) -> Any:
         ) from error
 
 
-def _publish_array(path: Path, array: npt.NDArray[Any]) -> int:
+def _publish_array(path: Path, array: npt.NDArray[Any], layout: _Layout) -> int:
     chunks = tuple(min(CHUNK_EDGE, max(n, 1)) for n in array.shape)
-    blocks = tuple(min(BLOCK_EDGE, n) for n in chunks)
+    blocks = tuple(min(layout.block_edge, n) for n in chunks)
 
     def write(temporary: Path) -> None:
         blosc2.asarray(
@@ -367,9 +380,9 @@ def _publish_array(path: Path, array: npt.NDArray[Any]) -> int:
             chunks=chunks,
             blocks=blocks,
             cparams={
-                "codec": blosc2.Codec.ZSTD,
+                "codec": blosc2.Codec.LZ4,
                 "clevel": COMPRESSION_LEVEL,
-                "filters": [blosc2.Filter.SHUFFLE],
+                "filters": [layout.filter],
                 "nthreads": 1,
             },
         )
@@ -383,5 +396,5 @@ def _publish_array(path: Path, array: npt.NDArray[Any]) -> int:
         if not same:
             raise OSError(f"{path.name} reads back different from what was written")
 
-    publish(path, write, verify=verify)
+    publish(path, write, verify=verify, needs=array.nbytes)
     return path.stat().st_size

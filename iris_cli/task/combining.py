@@ -29,7 +29,7 @@ from iris_cli.task.task_file import (
 )
 from iris_cli.volume.grid import SAME_SPACING
 
-BY_CLASS_NAME = ("expected_quality", "reference_volumes")
+BY_CLASS_NAME = ("expected_quality", "reference_volumes", "token_distances")
 """Fields of a header that are dictionaries by class name."""
 
 

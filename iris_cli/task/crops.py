@@ -14,8 +14,9 @@ one crop share it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -92,12 +93,15 @@ def choose_crops_of_points(
     patch: Shape3,
     *,
     voxels: Mapping[str, int] | None = None,
+    wanted: Collection[str] | None = None,
     max_crops: int = MAX_CROPS,
 ) -> CropPlan:
     """As `choose_crops`, from voxel positions instead of masks.
 
     points: class name -> (n, 3) positions (z, y, x). They may be a sample of the class; `voxels`
         then gives its true number of voxels, by which how far it fills a crop is estimated.
+    wanted: the classes that the plan is to hold, with the crops that it would give them among all
+        classes; None: all. Fewer are found sooner.
     """
     totals = dict.fromkeys(points, 0) | {name: len(found) for name, found in points.items()}
     if voxels is not None:
@@ -110,10 +114,18 @@ def choose_crops_of_points(
     found.sort(key=lambda item: item.geometry_key)
     starts: list[Shape3] = _shared_starts([item for item in found if item.fits])
     chosen = {item.name: [_covering(item, starts)] for item in found if item.fits}
-    for item in found:
+    names = set(points if wanted is None else wanted)
+    # A class shares the crops of those before it; those after it do not concern it.
+    last = max((i for i, item in enumerate(found) if item.name in names), default=-1)
+    for item in found[: last + 1]:
         if not item.fits:
             chosen[item.name] = _greedy_starts(item, starts, max_crops)
-    return _plan(points, totals, patch, chosen)
+    return _plan(
+        {name: points[name] for name in points if name in names},
+        totals,
+        patch,
+        {name: found_starts for name, found_starts in chosen.items() if name in names},
+    )
 
 
 def class_points(labels: Array, classes: Mapping[str, Sequence[int]]) -> dict[str, Points]:
@@ -194,6 +206,15 @@ class _Class:
         """Lowest and highest start (z, y, x) of the crops that hold the whole class."""
         return np.maximum(self.last - self.patch + 1, self.low), np.minimum(self.first, self.high)
 
+    def candidates(self) -> list[Points]:
+        """Starts (z, y, x) to choose from: those that show any of it at all."""
+        sides = zip(self.low, self.high, self.patch, self.first, self.last, strict=True)
+        result = []
+        for low, high, size, first, last in sides:
+            starts = _candidates(int(low), int(high), int(size))
+            result.append(starts[(starts > first - size) & (starts <= last)])
+        return result
+
     def inside(self, start: Sequence[int]) -> npt.NDArray[np.bool_]:
         """Which of the points the crop at `start` shows."""
         return _inside(self.points, start, self.patch)
@@ -250,14 +271,18 @@ def _covering(item: _Class, starts: Sequence[Shape3]) -> Shape3:
 
 def _greedy_starts(item: _Class, starts: list[Shape3], max_crops: int) -> list[Shape3]:
     """Starts for a class that does not fit one crop; new ones are appended to `starts`."""
+    axes = item.candidates()
+    shown = _box_sums(item.points, axes, item.patch)
     open_points = np.ones(len(item.points), dtype=bool)
     chosen: list[Shape3] = []
     while len(chosen) < max_crops and open_points.any():
-        start, gain = _best_start(item, open_points)
+        gains = _box_sums(item.points[open_points], axes, item.patch) if chosen else shown
+        start = _best_start(item, axes, shown * item.weight, gains)
+        gain = int((item.inside(start) & open_points).sum())
         for other in starts:
-            shown = item.inside(other)
-            shared_gain = int((shown & open_points).sum())
-            if shared_gain >= SHARE_MIN * gain and item.fill_allowed(int(shown.sum())):
+            inside = item.inside(other)
+            shared_gain = int((inside & open_points).sum())
+            if shared_gain >= SHARE_MIN * gain and item.fill_allowed(int(inside.sum())):
                 start, gain = other, shared_gain
                 break
         if gain < (GAIN_MIN * len(item.points) if chosen else 1):
@@ -269,26 +294,25 @@ def _greedy_starts(item: _Class, starts: list[Shape3], max_crops: int) -> list[S
     return chosen
 
 
-def _best_start(item: _Class, open_points: npt.NDArray[np.bool_]) -> tuple[Shape3, int]:
-    """The start that shows most open voxels among those filled at most to FILL_MAX.
+def _best_start(
+    item: _Class,
+    axes: Sequence[Points],
+    filled: npt.NDArray[np.float64],
+    gains: npt.NDArray[np.int64],
+) -> Shape3:
+    """The candidate that shows most open voxels among those filled at most to FILL_MAX.
 
     Where every crop is filled further, the one that is filled least.
+    axes: the candidates (z, y, x). filled, gains: their voxels of the class, and open points.
     """
-    axes = [
-        _candidates(int(low), int(high), int(size))
-        for low, high, size in zip(item.low, item.high, item.patch, strict=True)
-    ]
-    shown = _box_sums(item.points, axes, item.patch) * item.weight
-    gain = _box_sums(item.points[open_points], axes, item.patch)
-    allowed = (shown <= item.limit) & (gain > 0)
+    allowed = (filled <= item.limit) & (gains > 0)
     if allowed.any():
-        best = int(np.where(allowed, gain, -1).argmax())
+        best = int(np.where(allowed, gains, -1).argmax())
     else:
-        best = int(np.where(gain > 0, shown, np.inf).argmin())
-    index = np.unravel_index(best, gain.shape)
+        best = int(np.where(gains > 0, filled, np.inf).argmin())
+    index = np.unravel_index(best, gains.shape)
     start = _shape3([axis[i] for axis, i in zip(axes, index, strict=True)])
-    start = _recentred(item, start, bool(allowed.any()))
-    return start, int((item.inside(start) & open_points).sum())
+    return _recentred(item, start, bool(allowed.any()))
 
 
 def _recentred(item: _Class, start: Shape3, allowed: bool) -> Shape3:
@@ -306,26 +330,25 @@ def _candidates(low: int, high: int, size: int) -> npt.NDArray[np.int64]:
     return np.unique(np.append(np.arange(low, high, step, dtype=np.int64), high))
 
 
-def _box_sums(
-    points: Points, axes: Sequence[npt.NDArray[np.int64]], patch: Points
-) -> npt.NDArray[np.float64]:
+def _box_sums(points: Points, axes: Sequence[Points], patch: Points) -> npt.NDArray[np.int64]:
     """How many points each candidate crop shows: (candidates z, y, x).
 
-    The edges of all candidates cut the volume into cells; the points are counted per cell, and a
-    crop is the difference of the running sums at its two edges, axis by axis.
+    The candidates that show one point are a box among the candidates. Adding 1 to a box is adding
+    1 or -1 at its eight corners and summing up along every axis at the end.
     """
-    edges = [
-        np.unique(np.concatenate([axis, axis + p])) for axis, p in zip(axes, patch, strict=True)
-    ]
-    cells = [np.searchsorted(edge, points[:, i], side="right") for i, edge in enumerate(edges)]
-    shape = tuple(len(edge) + 1 for edge in edges)
-    flat = np.ravel_multi_index(tuple(cells), shape)
-    sums = np.bincount(flat, minlength=math.prod(shape)).reshape(shape).astype(np.float64)
-    for i, (axis, size, edge) in enumerate(zip(axes, patch, edges, strict=True)):
-        running = np.cumsum(sums, axis=i)
-        upper = np.take(running, np.searchsorted(edge, axis + size), axis=i)
-        sums = upper - np.take(running, np.searchsorted(edge, axis), axis=i)
-    return sums
+    sides = []
+    for axis, size, place in zip(axes, patch, points.T, strict=True):
+        first = np.searchsorted(axis, place - size, side="right")
+        sides.append(((first, 1), (np.searchsorted(axis, place, side="right"), -1)))
+    shape = tuple(len(axis) + 1 for axis in axes)
+    sums = np.zeros(math.prod(shape), np.int64)
+    for (z, at_z), (y, at_y), (x, at_x) in product(*sides):
+        corners = np.bincount((z * shape[1] + y) * shape[2] + x, minlength=len(sums))
+        sums += at_z * at_y * at_x * corners
+    sums = sums.reshape(shape)
+    for i in range(3):
+        np.cumsum(sums, axis=i, out=sums)
+    return sums[:-1, :-1, :-1]
 
 
 def _plan(

@@ -25,9 +25,11 @@ from iris_cli.dataset.classes import ClassLabel, Modality
 from iris_cli.errors import DataRefused, UsageError
 from iris_cli.files.hashing import hash_json
 from iris_cli.model.model import Model
+from iris_cli.network.iris_network import IrisNetwork
 from iris_cli.network.precision import Precision, autocast_type, compute_in
 from iris_cli.preparation import mass, profiles
 from iris_cli.task.iris_views import IrisRecipe
+from iris_cli.task.likeness import distances_apart, is_told
 from iris_cli.task.mass_views import MassRecipe
 from iris_cli.task.spacing import ReferenceSize, SpacingChoice, measure_labels
 from iris_cli.task.task_file import (
@@ -146,8 +148,44 @@ def encode_references(
         warnings=(*_warnings(classes, checked, encoded, entries), *_said(precision)),
         licence=licence,
         reference_volumes={entry.name: _volumes(entry.name, checked) for entry in entries},
+        token_distances=_distances(encoded, entries) if is_told(model.network.config) else {},
     )
     return Task(header, tuple(tokens))
+
+
+def encode_view(
+    network: IrisNetwork, view: View, device: torch.device, kind: torch.dtype | None
+) -> dict[str, Tokens]:
+    """Tokens (m+1, C) per stage of every class of a view. kind: of autocast, None for none."""
+    found: dict[str, Tokens] = {}
+    classes = tuple(view.weights)
+    with torch.inference_mode(), compute_in(kind, device):
+        tensor = torch.from_numpy(view.image)[None, None].to(device)
+        features = network.encode_image(tensor)
+        for first in range(0, len(classes), CLASSES_AT_ONCE):
+            names = classes[first : first + CLASSES_AT_ONCE]
+            stacked = torch.from_numpy(view.masks(names))[None]
+            tokens = network.encode_task(features, stacked.to(device))
+            for index, name in enumerate(names):
+                found[name] = [stage[0, index].double().cpu().numpy() for stage in tokens]
+    return found
+
+
+def _distances(
+    encoded: Sequence[_EncodedReference], entries: Sequence[TaskClass]
+) -> dict[str, tuple[float, ...]]:
+    """Of each reference from the others, of the classes that several references have."""
+    apart = {
+        entry.name: distances_apart(
+            [item.classes[entry.name].tokens for item in encoded if entry.name in item.classes]
+        )
+        for entry in entries
+    }
+    return {
+        name: tuple(float(f"{distance:.4g}") for distance in distances)
+        for name, distances in apart.items()
+        if distances
+    }
 
 
 def _volumes(name: str, checked: Sequence[_Checked]) -> ReferenceVolumes:
@@ -446,7 +484,7 @@ class _Encoder:
         sums: dict[str, Tokens] = {}
         weights = dict.fromkeys(looked.classes, 0.0)
         for view in looked.views:
-            for name, tokens in self._encode_view(view).items():
+            for name, tokens in encode_view(self.network, view, self.device, self.kind).items():
                 weighted = [stage * view.weights[name] for stage in tokens]
                 sums[name] = _add(sums[name], weighted) if name in sums else weighted
                 weights[name] += view.weights[name]
@@ -455,20 +493,6 @@ class _Encoder:
             for name, views in looked.classes.items()
         }
         return _EncodedReference(found, looked.warnings)
-
-    def _encode_view(self, view: View) -> dict[str, Tokens]:
-        found: dict[str, Tokens] = {}
-        classes = tuple(view.weights)
-        with torch.inference_mode(), compute_in(self.kind, self.device):
-            tensor = torch.from_numpy(view.image)[None, None].to(self.device)
-            features = self.network.encode_image(tensor)
-            for first in range(0, len(classes), CLASSES_AT_ONCE):
-                names = classes[first : first + CLASSES_AT_ONCE]
-                stacked = torch.from_numpy(view.masks(names))[None]
-                tokens = self.network.encode_task(features, stacked.to(self.device))
-                for index, name in enumerate(names):
-                    found[name] = [stage[0, index].double().cpu().numpy() for stage in tokens]
-        return found
 
 
 def _add(first: Tokens, second: Tokens) -> Tokens:

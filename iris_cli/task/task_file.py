@@ -36,7 +36,7 @@ from iris_cli.files.publish import publish
 from iris_cli.files.schema import Record, parse_record
 
 FORMAT = "iris-task"
-MAJOR, MINOR = 1, 2
+MAJOR, MINOR = 1, 3
 TASK_ENDING = ".task.pt"
 
 _COMMENT = b"iris-task sha256:"
@@ -72,6 +72,7 @@ PlainText = Annotated[
     pydantic.AfterValidator(_plain_text),
 ]
 Text = Annotated[str, pydantic.StringConstraints(max_length=2000)]
+TokenDistance = Annotated[float, pydantic.Field(ge=0, le=2)]
 Sha256 = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -128,8 +129,9 @@ class TaskHeader(Record):
     groups: indices into `classes`; the classes of one group are decoded together. stages:
     (m + 1, C) of every token tensor. bank: where the tokens come from the memory bank of the model
     instead of references, its entries in the order of the classes (since 1.1). reference_volumes:
-    by class name, to compare those of queries with (since 1.2). A newer minor version only adds
-    keys, and only at this level.
+    by class name, to compare those of queries with (since 1.2). token_distances: by class name, of
+    each reference from the others (`task.likeness`), where there are two or more (since 1.3). A
+    newer minor version only adds keys, and only at this level.
     """
 
     format: Literal["iris-task"] = "iris-task"
@@ -149,6 +151,7 @@ class TaskHeader(Record):
     licence: Text | None = None
     expected_quality: dict[str, float] | None = None
     reference_volumes: dict[str, ReferenceVolumes] = pydantic.Field(default_factory=dict)
+    token_distances: dict[str, tuple[TokenDistance, ...]] = pydantic.Field(default_factory=dict)
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> TaskHeader:
@@ -189,8 +192,9 @@ class Task:
     def fingerprint(self) -> str:
         """SHA-256 over header and tokens: two tasks with one fingerprint predict the same."""
         header = self.header.model_dump(mode="json")
-        if not header["reference_volumes"]:  # as it was before they were noted
-            del header["reference_volumes"]
+        for added in ("reference_volumes", "token_distances"):
+            if not header[added]:  # as it was before they were noted
+                del header[added]
         return hash_json([header, [hash_array(array) for array in self.tokens]])
 
 
@@ -207,7 +211,7 @@ def write_task(path: Path, task: Task) -> Path:
         if read_task(temporary).fingerprint() != task.fingerprint():
             raise AssertionError("a task does not read back as it was written")
 
-    return publish(path, write, verify=verify)
+    return publish(path, write, verify=verify, needs=len(data))
 
 
 def read_task(path: Path) -> Task:

@@ -19,12 +19,12 @@ from iris_cli.dataset.classes import sharing_values
 from iris_cli.errors import DataRefused
 from iris_cli.files.hashing import hash_json
 from iris_cli.preparation.store import StoredVolume, open_case
-from iris_cli.training.settings import SetForTraining
+from iris_cli.training.settings import CaseDeclared, LabelTable, SetForTraining
 
 Points = npt.NDArray[np.int64]
 
 # Raise it where episodes of the same data come out otherwise: no begun run may go on with them.
-SAMPLER_VERSION = 3
+SAMPLER_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,10 @@ def _read_set(settings: SetForTraining) -> TrainingSet:
                 file=settings.store / f"{wanted.view}.json",
                 fix="take it out of the plan's train list",
             )
-        _check_table(volume, settings)
+        if volume.stored.labelled and settings.table is not None:
+            _check_made_with(settings.table, volume, settings)
+        if wanted.declared is not None:
+            _check_made_with(wanted.declared, volume, settings)
         cases.append(_case(volume, settings, use_labels=wanted.labels))
     if not cases:
         raise DataRefused(
@@ -167,18 +170,18 @@ def _read_set(settings: SetForTraining) -> TrainingSet:
     return TrainingSet(settings, tuple(cases), partners)
 
 
-def _check_table(volume: StoredVolume, settings: SetForTraining) -> None:
+def _check_made_with(
+    wanted: LabelTable | CaseDeclared, volume: StoredVolume, settings: SetForTraining
+) -> None:
     """A label map says nothing without its table: with an old one, liver is learned as spleen."""
-    if settings.table is None or not volume.stored.labelled:
-        return
-    planned = settings.table.model_dump(mode="json")
-    other = [key for key, value in planned.items() if volume.parameters.get(key) != value]
+    expected = wanted.model_dump(mode="json")
+    other = [key for key, value in expected.items() if volume.parameters.get(key) != value]
     if other:
         raise DataRefused(
-            f"{volume.name} of {settings.name} was preprocessed with other classes than the plan's",
+            f"{volume.name} of {settings.name} was preprocessed with other {', '.join(other)}",
             file=settings.store / f"{volume.name}.json",
             found={key: volume.parameters.get(key) for key in other},
-            expected={key: planned[key] for key in other},
+            expected={key: expected[key] for key in other},
             fix="run `iris preprocess`",
         )
 

@@ -16,6 +16,8 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as functional
 
+from iris_cli.training.views import count_voxels
+
 if TYPE_CHECKING:
     from iris_cli.training.episodes import Episode
 
@@ -67,7 +69,7 @@ def with_decoy(episode: Episode, decoy: Decoy, filled: torch.Tensor, least: int)
     organs = episode.reference_masks.any(dim=1)
     masks = torch.stack([_mask(decoy, i, organ) for i, organ in enumerate(organs)])
     masks = masks & ~organs & filled
-    voxels = masks.flatten(1).sum(dim=1)
+    voxels = count_voxels(masks)
     shown = (voxels >= least) & (voxels <= FILL_MAX * masks[0].numel())
     known = episode.query_valid
     valid = episode.reference_valid

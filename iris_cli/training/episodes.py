@@ -27,6 +27,7 @@ from iris_cli.training.pseudo import PseudoTasks
 from iris_cli.training.real import RealTasks
 from iris_cli.training.settings import TrainingSettings
 from iris_cli.training.synthetic import SyntheticTasks
+from iris_cli.training.views import count_voxels
 
 # A draw can fail (a flat crop, a class turned out of every reference); then the next is tried.
 ATTEMPTS = 12
@@ -88,7 +89,7 @@ class RawEpisode:
         seen = [render_look(look, self.patch, self.curve, device) for look in self.looks]
         reference_masks = torch.stack([r.masks for r in seen[1:]])
         annotated = torch.from_numpy(self.annotated).to(device, non_blocking=True)
-        voxels = reference_masks.flatten(2).sum(dim=2)
+        voxels = count_voxels(reference_masks)
         shown = (voxels >= self.least) & (voxels <= REFERENCE_FILL_MAX * self.patch**3)
         reference_valid = shown & annotated[1:]
         counted = seen[0].counted
@@ -204,7 +205,7 @@ class EpisodeSampler:
                 strong=draft.strong,
             )
             zoom = draw_zoom(rng, intensity, strong=draft.strong)
-            half = torch.from_numpy(image.astype(np.float16))
+            half = torch.from_numpy(image).half()
             looks.append(replace(look, image=half, fill=fill, zoom=zoom))
             images.append(image)
         curved = rng.random() < intensity.remap_probability

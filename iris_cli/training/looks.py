@@ -69,7 +69,7 @@ def read_image(case: Case, view: View, patch: int) -> tuple[torch.Tensor, Frame]
     region = region_of(view, patch, case.shape)
     if region is None:
         return torch.full((1, 1, 1), case.fill), Frame((0.0, 0.0, 0.0))
-    source = torch.from_numpy(case.volume.image(region).astype(np.float32))
+    source = torch.from_numpy(case.volume.image(region)).float()  # NumPy: 20 times as slow
     return prefilter(source, frame_of(region), view.ratio, case.fill)
 
 
@@ -107,7 +107,7 @@ def number_labels(
     if asked[0] >= 0 and label.dtype.kind == "u" and label.dtype.itemsize <= 2:
         lookup = np.zeros(TABLE_LIMIT, dtype)
         lookup[asked[asked < TABLE_LIMIT]] = rows[asked < TABLE_LIMIT]
-        numbers = lookup[label]
+        numbers = np.take(lookup, label)
     else:
         place = np.minimum(np.searchsorted(asked, label), len(asked) - 1)
         numbers = np.where(asked[place] == label, rows[place], 0).astype(dtype)

@@ -122,6 +122,7 @@ class RealTasks:
             case.shape,
             (edge, edge, edge),
             voxels={name: case.classes[name].voxels for name in names},
+            wanted=[anchor],
         )
         crops = plan.of(anchor)
         start = np.array(crops[int(rng.integers(len(crops)))].start_zyx, np.float64)

@@ -216,6 +216,14 @@ class TrainingSettings(Record):
         return hash_json(self.model_dump(mode="json", exclude=set(WITHOUT_INFLUENCE)))
 
 
+class CaseDeclared(Record):
+    """What a raw set says of one view, under the names of a view's receipt."""
+
+    subject: str
+    modality: str
+    not_annotated: tuple[str, ...] = ()
+
+
 class CaseForTraining(Record):
     """One view of the store that may be trained on."""
 
@@ -223,6 +231,9 @@ class CaseForTraining(Record):
     """Name in the store: `<case>`, or `<case>@<channel>`."""
     labels: bool = True
     """Whether its label map may be used; otherwise only pseudo tasks see it."""
+    declared: CaseDeclared | None = None
+    """What its raw set says of it now; a view that was made with another one is refused. None: the
+    raw set is not there."""
 
 
 class LabelTable(Record):
@@ -256,6 +267,7 @@ class SetForTraining(Record):
     """Views that were preprocessed with another one are refused; None: the views' own is taken."""
 
     def description(self) -> dict[str, object]:
-        """Part of the plan's fingerprint: without the place of the store, and without the table,
-        as the tables of the views are part of the data's fingerprint."""
-        return self.model_dump(mode="json", exclude={"store", "table"})
+        """Part of the plan's fingerprint: without the place of the store, and without what only
+        the receipts of the views are compared with: these are part of the data's fingerprint."""
+        left_out = {"store": True, "table": True, "cases": {"__all__": {"declared"}}}
+        return self.model_dump(mode="json", exclude=left_out)

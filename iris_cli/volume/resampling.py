@@ -42,9 +42,6 @@ SMALLEST_SIGMA = 1e-3
 TIE = 1e-6
 """Weights this close are equal: the difference comes from rounding of coordinates."""
 
-BLOCK_VOXELS = 1 << 20
-"""Output voxels of scores worked at a time; bounds the temporary arrays to some tens of MB."""
-
 CORNER_VOXELS = 1 << 18
 """Output voxels worked at a time from their eight corners: some 250 bytes each at most."""
 

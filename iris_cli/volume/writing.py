@@ -38,6 +38,9 @@ LEVEL = 1
 
 PIECE_BYTES = 1 << 24
 
+HEADER_BYTES = 1 << 12
+"""A header with its class names takes no more than this beside voxels that hardly deflate."""
+
 SCANNER_CODE = 1
 """NIfTI code of an sform or qform that iris writes itself: scanner-based coordinates."""
 
@@ -155,7 +158,12 @@ def _write(
         else:
             _write_text_volume(temporary, stored, geometry, class_names)
 
-    return publish(path, write, verify=lambda temporary: _verify(temporary, path, stored, geometry))
+    return publish(
+        path,
+        write,
+        verify=lambda temporary: _verify(temporary, path, stored, geometry),
+        needs=stored.nbytes + HEADER_BYTES,
+    )
 
 
 def _verify(temporary: Path, path: Path, stored: npt.NDArray[Any], native: NativeGeometry) -> None:

@@ -27,7 +27,7 @@ def choose_device(wanted: str) -> str:
     if index >= available:
         raise EnvironmentProblem(
             "the device is not there",
-            found=f"{available} CUDA devices",
+            found=", ".join(f"cuda:{number}" for number in range(available)) or "no CUDA device",
             expected=wanted,
             fix="use --device cpu, or see `iris doctor`",
         )
@@ -35,19 +35,26 @@ def choose_device(wanted: str) -> str:
 
 
 def choose_devices(wanted: str) -> tuple[str, ...]:
-    """Turn `0,1` or `cuda:0,cuda:1` or `cpu,cpu` into devices that are there, one for each rank.
+    """Turn `0,1` or `cuda:0,cuda:1` or `cpu,cpu` into devices that are there, one for each process.
 
-    raises UsageError where a CUDA device is named twice, and as `choose_device` does.
+    raises UsageError where a CUDA device is named twice or kinds are mixed, and as `choose_device`
+    does.
     """
     words = [word.strip() for word in wanted.split(",")]
     devices = tuple(choose_device(f"cuda:{w}" if w.isdecimal() else w) for w in words)
     twice = sorted({d for d in devices if d != "cpu" and devices.count(d) > 1})
     if twice:
         raise UsageError(
-            "two ranks cannot share a CUDA device",
+            "a CUDA device is named twice",
             found=wanted,
             expected=f"{', '.join(twice)} once",
             fix="name every device once; only cpu may be repeated",
+        )
+    if len({device.partition(":")[0] for device in devices}) > 1:
+        raise UsageError(
+            "devices of two kinds do not compute the same",
+            found=wanted,
+            expected="CUDA devices alone, or cpu alone",
         )
     return devices
 

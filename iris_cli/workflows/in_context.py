@@ -86,7 +86,8 @@ class InContextModel:
         """
         voxels, stages = self._image(image), self._tokens(tokens)
         with torch.inference_mode(), compute_in(self.precision, self.device):
-            logits = self.network.decode(self.network.encode_image(voxels[None, None]), stages)
+            features = self.network.encode_image(voxels[None, None])
+            logits = self.network.decode(features, stages, overwrite=True)
         return _as(image, logits[0].float())
 
     def _image(self, image: Tensor | Array) -> Tensor:

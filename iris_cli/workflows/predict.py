@@ -10,19 +10,24 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from iris_cli.dataset.label_files import LABELS_FILE, read_labels_file
 from iris_cli.dataset.queries import FoundQueries, QueryVolume, search_files, search_queries
 from iris_cli.errors import DataRefused, EnvironmentProblem, IrisError, UsageError
-from iris_cli.execution.failures import FAILURES, note_failures
+from iris_cli.execution.announced import ANNOUNCED, announce, withdraw
+from iris_cli.execution.dask_engine import DaskEngine
+from iris_cli.execution.failures import FAILURES, read_failures
 from iris_cli.execution.jobs import CaseJob, RunSummary, run_cases
-from iris_cli.execution.outcomes import Outcome
+from iris_cli.execution.kept_workers import KeptWorkers
+from iris_cli.execution.parts import WHOLE, Part, Share, run_part
 from iris_cli.execution.progress import Progress
+from iris_cli.execution.receipts import matches, read_receipt
+from iris_cli.execution.schedule import Rules
 from iris_cli.execution.signals import StopRequest
 from iris_cli.inference.case import RECIPES as QUERY_RECIPES
 from iris_cli.inference.case import kept_classes
@@ -33,7 +38,7 @@ from iris_cli.inference.job import (
     predict_case,
     predictor_of,
 )
-from iris_cli.inference.legend import write_legend
+from iris_cli.inference.legend import SharedLegend, read_legend
 from iris_cli.inference.memory import NO_LIMITS, Limits, Means, case_of
 from iris_cli.inference.outputs import PLAIN, PREVIEWS, Outputs
 from iris_cli.inference.probabilities import PROBABILITIES
@@ -41,8 +46,8 @@ from iris_cli.inference.products import planned_files
 from iris_cli.inference.sliding import Decoding
 from iris_cli.inference.statistics_file import write_statistics
 from iris_cli.inference.windows import window_starts
-from iris_cli.model.model import Model
-from iris_cli.network.precision import choose_precision
+from iris_cli.model.model import Model, read_card
+from iris_cli.network.precision import Precision, choose_precision
 from iris_cli.task.combining import Grouping
 from iris_cli.task.encoding import RECIPES
 from iris_cli.task.task_file import Task, TaskClass, read_task
@@ -68,8 +73,12 @@ class PredictSettings:
     the classes of several tasks. renumber: label values 1..n in the order of the tasks. classes:
     names to keep, None for all. precision: auto, fp32, bf16 or fp16. skip_empty: leave out windows
     without anything bright in or around them. limits: of the memory of one case. workers: processes
-    of one thread each, 0 works in this one. case_timeout_s: longest time of one case, with workers.
-    assume_spacing: mm, for files without position. outputs: what to write.
+    of one thread each, 0 works in this one. devices: of the workers, in turn, in place of `device`.
+    dask: a cluster that does the cases in place of workers (`DaskEngine`), None for none.
+    case_timeout_s: longest time of one case, with workers.
+    assume_spacing: mm, for files without position. outputs: what to write. part: the share of the
+    cases to work on first. only_failed: of these those that an earlier run noted as failed. strict:
+    the first failed case ends the run.
     """
 
     model: str | None = None
@@ -82,31 +91,38 @@ class PredictSettings:
     window_batch: int = 1
     limits: Limits = NO_LIMITS
     workers: int = 0
+    devices: tuple[str, ...] = ()
+    dask: str | None = None
     case_timeout_s: float | None = None
     assume_spacing: AssumedSpacing = None
     outputs: Outputs = PLAIN
+    part: Part = WHOLE
+    only_failed: bool = False
+    strict: bool = False
 
     @property
     def overlap(self) -> bool:
         """Whether reading and writing overlap with computing where there are no workers.
 
-        Where memory is counted, one case is in it at a time.
+        Where memory is counted, one case is in it at a time; where the first failure ends the run,
+        no other case has been begun.
         """
-        return self.limits.ram is None
+        return self.limits.ram is None and not self.strict
 
 
 @dataclass(frozen=True)
 class PredictReport:
     """What became of every case; receipts are in the outcomes' results.
 
-    notes: what should be said about the choice of the inputs. parts: fingerprints of the tasks that
-    `task` was made of.
+    share: what was taken of the cases. notes: what should be said about the choice of the inputs.
+    parts: fingerprints of the tasks that `task` was made of.
     """
 
     run: RunSummary
     output: Path
     task: Task
     classes: tuple[TaskClass, ...]
+    share: Share
     notes: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
 
@@ -173,6 +189,8 @@ class PredictReport:
             "cases": self.case_rows(),
             "flags": self.flags(),
             "quality": self.quality(),
+            "part": self.share.to_json(),
+            "ended_by": self.run.ended_by.name if self.run.ended_by else None,
             "notes": list(self.notes),
             "failed": {outcome.name: outcome.error for outcome in self.run.failed},
             "exit_code": self.exit_code,
@@ -242,12 +260,14 @@ def predict(
     settings: PredictSettings | None = None,
     progress: Progress | None = None,
     stop: StopRequest | None = None,
+    kept: KeptWorkers | None = None,
 ) -> PredictReport:
     """Segment every volume of `inputs` into `output`.
 
     inputs: a folder, a volume, a text file that lists volumes, or several of these.
     task: one or more task files, worked over one encoding of each query; or references, which are
     encoded first, into OUT/.iris/references.task.pt, and used under their fingerprint.
+    kept: workers of an earlier call, with the model they have loaded.
     A case that fails does not end the run: it is in the report, whose exit code is 3 then (4 where
     nothing could be done because of the data).
     raises UsageError where an output would replace a query or stand among the queries, and for
@@ -256,29 +276,85 @@ def predict(
     with everything so far saved.
     """
     settings = settings or PredictSettings()
+    if settings.dask is not None:
+        DaskEngine(settings.dask, output)  # refuses what it cannot use before anything is read
     prepared = _prepare(inputs, output, task, references, settings, output / HIDDEN)
-    legend = {entry.value: entry.name for entry in prepared.classes}
-    # Before the cases: no label map stands there without the names of its values.
-    write_legend(output, {**_read_legend(output, prepared.classes), **legend})
-    run = run_cases(
-        [CaseJob(payload.case, payload) for payload in prepared.payloads],
-        predict_and_draw if settings.outputs.previews else predict_case,
-        workers=settings.workers,
-        overlap=settings.overlap,
-        timeout_s=settings.case_timeout_s,
-        progress=progress,
-        label="predict",
-        claims=output / HIDDEN / "claims",
-        stop=stop,
-    )
-    note_failures(output / HIDDEN / FAILURES, run)
-    write_statistics(output, output / HIDDEN)
-    # Read again: other lines may have worked in this folder meanwhile.
-    others = _other_label_maps(output, prepared.payloads, run.outcomes)
-    before = _read_legend(output, prepared.classes) if others else {}
-    write_legend(output, {**before, **legend})
+    legend = _legend_of(prepared.classes)
+    with SharedLegend(output, legend, output / HIDDEN / "lines") as shared:
+        run, share = _run(prepared, output, settings, progress, stop, kept)
+        write_statistics(output, output / HIDDEN)
+        shared.finish(lambda: _others(prepared, output, run))
     parts = prepared.payloads[0].parts
-    return PredictReport(run, output, prepared.task, prepared.classes, prepared.notes, parts)
+    return PredictReport(run, output, prepared.task, prepared.classes, share, prepared.notes, parts)
+
+
+def _run(
+    prepared: _Prepared,
+    output: Path,
+    settings: PredictSettings,
+    progress: Progress | None,
+    stop: StopRequest | None,
+    kept: KeptWorkers | None,
+) -> tuple[RunSummary, Share]:
+    hidden = output / HIDDEN
+    failures = hidden / FAILURES
+    engine = None if settings.dask is None else DaskEngine(settings.dask, hidden.absolute())
+    payloads = [p if engine is None else _for_elsewhere(p) for p in prepared.payloads]
+
+    def run(jobs: Sequence[CaseJob], waits: bool) -> RunSummary:
+        return run_cases(
+            jobs,
+            predict_and_draw if settings.outputs.previews else predict_case,
+            workers=settings.workers,
+            overlap=settings.overlap,
+            timeout_s=settings.case_timeout_s,
+            progress=progress,
+            label="predict" if waits else "predict, left by others",
+            claims=hidden / "claims",
+            rules=Rules(strict=settings.strict, waits=waits, failures=failures),
+            assign=partial(_on_device, settings.devices) if settings.devices else None,
+            engine=engine,
+            kept=kept,
+            stop=stop,
+        )
+
+    announced = announce(hidden / ANNOUNCED, [payload.case for payload in payloads])
+    summary, share = run_part(
+        [CaseJob(payload.case, payload) for payload in payloads],
+        settings.part,
+        run,
+        is_done=lambda job: _is_done(job.payload, prepared.classes),
+        failed=lambda: read_failures(failures),
+        only_failed=settings.only_failed,
+    )
+    if not share.missing and summary.ended_by is None:
+        withdraw(announced)
+    return summary, share
+
+
+def _for_elsewhere(payload: PredictPayload) -> PredictPayload:
+    """With paths that mean the same in a process of another working folder."""
+    model = payload.model
+    if model is not None and Path(model).exists():
+        model = str(Path(model).absolute())
+    return replace(
+        payload,
+        query=payload.query.absolute(),
+        output=payload.output.absolute(),
+        task=payload.task.absolute(),
+        model=model,
+    )
+
+
+def _on_device(devices: Sequence[str], payload: PredictPayload, worker: int) -> PredictPayload:
+    return replace(payload, device=devices[worker % len(devices)])
+
+
+def _precision(settings: PredictSettings) -> Precision:
+    """One for all cases, whichever device each of them meets."""
+    devices = settings.devices or (settings.device,)
+    found = {choose_precision(settings.precision, device) for device in devices}
+    return found.pop() if len(found) == 1 else "fp32"
 
 
 def dry_run(
@@ -300,7 +376,8 @@ def dry_run(
     with tempfile.TemporaryDirectory() as folder:
         prepared = _prepare(inputs, output, task, references, settings, Path(folder))
     seconds = _time_window(prepared, settings)
-    cases = [_estimate(payload, prepared, seconds) for payload in prepared.payloads]
+    mine = settings.part.of(prepared.payloads)
+    cases = [_estimate(payload, prepared, seconds) for payload in mine]
     return PredictEstimate(
         tuple(cases),
         prepared.classes,
@@ -344,6 +421,7 @@ def _prepare(
         # Looked for first, so that a refusal of the inputs comes before anything is written.
         for query in _find(inputs, REFERENCES_CHANNEL).queries:
             _target(query, output, settings.outputs)
+        check_options(settings, read_card(settings.model).profile)
         # No classes are picked here: the group stays whole, so that --classes means the same
         # with a task and with references.
         encoded = hidden / REFERENCES_TASK
@@ -385,18 +463,28 @@ def check_outputs(
 
     raises UsageError and DataRefused where they cannot.
     """
+    check_options(settings, profile)
+    outputs, names = settings.outputs, [entry.name for entry in classes]
+    outputs.cleaning.check(names)
+    if outputs.multilabel:
+        check_mask_files(names)
+    read_legend(output, _legend_of(classes))
+
+
+def check_options(settings: PredictSettings, profile: str) -> None:
+    """Refuse options that a profile cannot serve, whatever the classes are (UsageError)."""
     outputs = settings.outputs
     asked = {
         "--skip-empty": settings.skip_empty,
         "--probabilities": outputs.probabilities is not None,
         "--multilabel": outputs.multilabel,
+        "--check-tokens": outputs.check_tokens,
     }
     QUERY_RECIPES[profile].check([option for option, given in asked.items() if given])
-    names = [entry.name for entry in classes]
-    outputs.cleaning.check(names)
-    if outputs.multilabel:
-        check_mask_files(names)
-    _read_legend(output, classes)
+
+
+def _legend_of(classes: Sequence[TaskClass]) -> dict[int, str]:
+    return {entry.value: entry.name for entry in classes}
 
 
 def _refuse_outputs_on_queries(
@@ -423,35 +511,28 @@ def _refuse_input_folder(inputs: Path | Sequence[Path], output: Path) -> None:
             )
 
 
-def _read_legend(output: Path, classes: Sequence[TaskClass]) -> dict[int, str]:
-    """Value -> name in the labels.json of OUT; refused where it contradicts the classes."""
-    path = output / LABELS_FILE
-    if not path.is_file():
-        return {}
-    legend = {value: c.name for c in read_labels_file(path).classes for value in c.values}
-    for entry in classes:
-        others = [
-            f"{name} = {value}"
-            for value, name in legend.items()
-            if (value == entry.value) != (name == entry.name)
-        ]
-        if others:
-            raise DataRefused(
-                "the output folder holds label maps of another task",
-                file=path,
-                found=", ".join(others),
-                expected=f"{entry.name} = {entry.value}, as in this task",
-                fix=f"choose another output folder, or remove {output}",
-            )
-    return legend
+def _is_done(payload: PredictPayload, classes: Sequence[TaskClass]) -> bool:
+    """Whether a case has a label map of this line, by its receipt; neither voxels are read."""
+    receipt = read_receipt(payload.receipt)
+    if receipt is None or not payload.output.exists():
+        return False
+    inputs = receipt.content.get("inputs", {})
+    asked = {
+        "classes": [entry.name for entry in classes],
+        "skip_empty": payload.skip_empty,
+        **payload.outputs.parameters(),
+    }
+    parameters = {**inputs.get("parameters", {}), **asked}
+    return matches(receipt, {**inputs, "task": payload.fingerprint, "parameters": parameters})
 
 
-def _other_label_maps(
-    output: Path, payloads: Sequence[PredictPayload], outcomes: Sequence[Outcome]
-) -> bool:
-    """Whether OUT holds volumes that are no output of this run, or of a case that failed in it."""
-    done = {outcome.name for outcome in outcomes if outcome.result is not None}
-    own = {payload.output.name for payload in payloads if payload.case in done}
+def _others(prepared: _Prepared, output: Path, run: RunSummary) -> bool:
+    """Whether OUT holds volumes that are no output of this line, or of a case that failed in it."""
+    done = {outcome.name for outcome in run.outcomes if outcome.result is not None}
+    tried = {outcome.name for outcome in run.outcomes}
+    elsewhere = [payload for payload in prepared.payloads if payload.case not in tried]
+    done |= {payload.case for payload in elsewhere if _is_done(payload, prepared.classes)}
+    own = {payload.output.name for payload in prepared.payloads if payload.case in done}
     return any(
         is_volume(path) and not path.name.startswith(".") and path.name not in own
         for path in output.iterdir()
@@ -494,7 +575,7 @@ def _payload(
         model=model,
         classes=settings.classes,
         device=settings.device,
-        precision=choose_precision(settings.precision, settings.device),
+        precision=_precision(settings),
         # Nodes that choose differently would undo each other's cases.
         any_precision=settings.precision == "auto",
         skip_empty=settings.skip_empty,

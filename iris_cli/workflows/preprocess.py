@@ -14,26 +14,36 @@ from typing import Any
 
 from iris_cli.dataset.raw import Case, RawDataset, read_raw_dataset
 from iris_cli.errors import DataRefused, UsageError
+from iris_cli.execution.dask_engine import DaskEngine
+from iris_cli.execution.failures import read_failures
 from iris_cli.execution.jobs import CaseJob, RunSummary, run_cases
+from iris_cli.execution.parts import WHOLE, Part, Share, run_part
 from iris_cli.execution.progress import Progress
+from iris_cli.execution.schedule import Rules
 from iris_cli.execution.signals import StopRequest
 from iris_cli.files.schema import nearest
 from iris_cli.planning.crew import Crew, choose_crew
-from iris_cli.planning.plan import PER_CASE, PREPROCESSED, Plan, SetPlan, read_plan
+from iris_cli.planning.declared import refuse_changed
+from iris_cli.planning.plan import PREPROCESSED, Plan, SetPlan, read_plan
+from iris_cli.planning.training_sets import modality_of
 from iris_cli.preparation.case_memory import predicted_bytes
-from iris_cli.preparation.preprocess import GUESS, PreprocessPayload, preprocess_case
-from iris_cli.preparation.store import Role, list_cases, remove_view
+from iris_cli.preparation.preprocess import PreprocessPayload, preprocess_case
+from iris_cli.preparation.store import Role, list_cases, receipt_path, remove_view, view_name
 
 PREPROCESSED_ROLES: tuple[Role, ...] = ("train", "validate", "unlabelled")
 
 
 @dataclass(frozen=True)
 class PreprocessReport:
-    """The run over all sets: outcomes named `<set>/<case>`, and the store folder of each set."""
+    """The run over all sets: outcomes named `<set>/<case>`, and the store folder of each set.
+
+    share: what was taken of the cases.
+    """
 
     run: RunSummary
     folders: dict[str, Path]
     memory: Crew
+    share: Share
 
     @property
     def exit_code(self) -> int:
@@ -56,6 +66,10 @@ class PreprocessReport:
             "folder": str(self.folders[name]),
         }
 
+    def notes(self) -> list[str]:
+        """What should be said about workers and cases."""
+        return [*([self.memory.note] if self.memory.note else []), *self.share.notes()]
+
     def to_json(self) -> dict[str, Any]:
         """Rows and failures, JSON values only."""
         failed = {o.name: o.error for o in self.run.outcomes if o.status == "failed"}
@@ -64,7 +78,9 @@ class PreprocessReport:
             "failed": failed,
             "workers": self.memory.workers,
             "memory_bytes": self.memory.needed_bytes,
-            "notes": [self.memory.note] if self.memory.note else [],
+            "part": self.share.to_json(),
+            "ended_by": self.run.ended_by.name if self.run.ended_by else None,
+            "notes": self.notes(),
             "exit_code": self.exit_code,
         }
 
@@ -77,42 +93,69 @@ def preprocess(
     workers: int = 0,
     max_ram: int | None = None,
     case_timeout_s: float | None = None,
+    part: Part = WHOLE,
+    only_failed: bool = False,
+    strict: bool = False,
+    dask: str | None = None,
     progress: Progress | None = None,
     stop: StopRequest | None = None,
 ) -> PreprocessReport:
     """Preprocess the training, validation and unlabelled cases of a plan's sets.
 
     sets: some of the plan's (default all). max_ram: bytes that all processes together may take (by
-    default what the machine has); as many of the `workers` work as fit. A case that fails does
-    not end the run: it is in the report, whose exit code is 3 then (4 where nothing could be done
-    because of the data).
-    raises UsageError for a set that is not in the plan, DataRefused where the plan and the raw
-    folder name different cases, EnvironmentProblem where a case needs more than `max_ram`, Stopped
+    default what the machine has); as many of the `workers` work as fit. part: the share of the
+    cases to work on first. dask: a cluster that does the cases in place of workers (`DaskEngine`).
+    only_failed: of these those that an earlier run noted as failed. A case
+    that fails ends the run where `strict`; else it is in the report, whose exit code is 3 then (4
+    where nothing could be done because of the data).
+    raises UsageError for a set that is not in the plan, DataRefused where a raw set lacks cases of
+    the plan or was changed since, EnvironmentProblem where a case needs more than `max_ram`, Stopped
     on a signal.
     """
+    workspace = workspace if dask is None else workspace.absolute()
+    engine = None if dask is None else DaskEngine(dask, workspace)
     planned = read_plan(plan) if isinstance(plan, Path) else plan
     names = _chosen_sets(planned, sets)
-    jobs: list[CaseJob] = []
+    payloads: list[PreprocessPayload] = []
     for name in names:
         raw = read_raw_dataset(planned.raw_folder(workspace, name), strict=False)
+        refuse_changed(planned, name, raw)
         _forget_test_cases(planned, workspace, name)
-        jobs += [
-            CaseJob(f"{name}/{payload.case}", payload, needs_bytes=predicted_bytes(payload))
-            for payload in payloads_of_set(planned, name, raw, workspace)
-        ]
+        payloads += payloads_of_set(planned, name, raw, workspace)
+    jobs = [CaseJob(f"{p.set}/{p.case}", p, needs_bytes=predicted_bytes(p)) for p in payloads]
     crew = choose_crew({job.name: job.needs_bytes or 0 for job in jobs}, workers, max_ram)
-    run = run_cases(
+    failures = workspace / PREPROCESSED / ".failed"
+
+    def run(some: Sequence[CaseJob], waits: bool) -> RunSummary:
+        return run_cases(
+            some,
+            preprocess_case,
+            workers=crew.workers,
+            timeout_s=case_timeout_s,
+            progress=progress,
+            label="preprocessing" if waits else "preprocessing, left by others",
+            claims=workspace / PREPROCESSED / ".claims",
+            rules=Rules(strict=strict, waits=waits, failures=failures),
+            engine=engine,
+            stop=stop,
+        )
+
+    summary, share = run_part(
         jobs,
-        preprocess_case,
-        workers=crew.workers,
-        timeout_s=case_timeout_s,
-        progress=progress,
-        label="preprocessing",
-        claims=workspace / PREPROCESSED / ".claims",
-        stop=stop,
+        part,
+        run,
+        is_done=lambda job: _is_stored(job.payload),
+        failed=lambda: read_failures(failures),
+        only_failed=only_failed,
     )
     folders = {name: planned.store_folder(workspace, name) for name in names}
-    return PreprocessReport(run, folders, crew)
+    return PreprocessReport(summary, folders, crew, share)
+
+
+def _is_stored(payload: PreprocessPayload) -> bool:
+    """Whether every view of a case has a receipt, whatever it says."""
+    names = [view_name(payload.case, channel) for channel in range(len(payload.images))]
+    return all(receipt_path(payload.folder, name).is_file() for name in names)
 
 
 def most_memory(plan: Plan, workspace: Path) -> int:
@@ -165,10 +208,7 @@ def _payload(
         images=case.images,
         # Pseudo tasks work on images alone: the label map of an unlabelled case is never opened.
         label=None if role == "unlabelled" else case.label,
-        modalities=tuple(
-            (declared or GUESS) if channel.modality == PER_CASE else channel.modality
-            for channel, declared in zip(planned.channels, case.modality, strict=True)
-        ),
+        modalities=tuple(modality_of(case, channel) for channel in planned.channels),
         classes=planned.classes,
         ignore_value=planned.ignore_value,
         not_annotated=case.not_annotated,

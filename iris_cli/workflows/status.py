@@ -17,7 +17,8 @@ from iris_cli.errors import (
     Stopped,
     UsageError,
 )
-from iris_cli.execution.claims import living
+from iris_cli.execution.announced import ANNOUNCED, read_announced
+from iris_cli.execution.claims import case_of, living
 from iris_cli.execution.failures import FAILURES, read_failures
 from iris_cli.execution.receipts import read_receipt
 from iris_cli.inference.job import HIDDEN
@@ -92,22 +93,36 @@ class RunStatus:
 
 
 @dataclass(frozen=True)
+class CaseInWork:
+    """A case that a living process has claimed. age_s: for how long, where that is known."""
+
+    case: str
+    host: str
+    pid: int
+    age_s: float | None
+
+
+@dataclass(frozen=True)
 class OutputStatus:
     """Where a folder of predictions stands.
 
     done: receipt and label map are there. incomplete: a receipt whose label map is gone.
-    failed: case -> parts of its error. working: cases that a living process has claimed.
+    failed: case -> parts of its error. working: cases that a living process has claimed. waiting:
+    cases of a line that did not end, or is not at its end, which are none of these.
     """
 
     folder: Path
     done: tuple[str, ...]
     incomplete: tuple[str, ...]
     failed: Mapping[str, Mapping[str, Any]]
-    working: tuple[str, ...]
+    working: tuple[CaseInWork, ...]
+    waiting: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
-        """0 nothing failed or is missing, 3 something did or is."""
+        """75 cases wait and nobody works, 3 something failed or is missing, else 0."""
+        if self.waiting and not self.working:
+            return Stopped.exit_code
         return 3 if self.failed or self.incomplete else 0
 
     def to_json(self) -> dict[str, Any]:
@@ -118,7 +133,8 @@ class OutputStatus:
             "done": list(self.done),
             "incomplete": list(self.incomplete),
             "failed": {case: dict(error) for case, error in self.failed.items()},
-            "working": list(self.working),
+            "working": [asdict(case) for case in self.working],
+            "waiting": list(self.waiting),
             "exit_code": self.exit_code,
         }
 
@@ -170,17 +186,33 @@ def output_status(folder: Path) -> OutputStatus:
         for case in receipts
         if any((folder / f"{case}{ending}").is_file() for ending in OUTPUT_ENDINGS)
     }
+    working = _in_work(hidden / "claims")
+    taken = {case.case for case in working}
     failed = {
         case: error
         for case, error in read_failures(hidden / FAILURES).items()
-        if case not in written
+        if case not in written | taken
     }
+    waiting = read_announced(hidden / ANNOUNCED) - receipts - taken - set(failed)
     return OutputStatus(
         folder=folder,
         done=tuple(sorted(written)),
         incomplete=tuple(sorted(receipts - written)),
         failed=failed,
-        working=tuple(sorted(path.stem for path in living((hidden / "claims").glob("*.claim")))),
+        working=working,
+        waiting=tuple(sorted(waiting)),
+    )
+
+
+def _in_work(claims: Path) -> tuple[CaseInWork, ...]:
+    now = time.time()
+    cases = {
+        case_of(path): (holder, max(0.0, now - holder.since) if holder.since else None)
+        for path, holder in living(claims.glob("*.claim")).items()
+    }
+    return tuple(
+        CaseInWork(case, holder.host, holder.pid, age_s)
+        for case, (holder, age_s) in sorted(cases.items())
     )
 
 

@@ -20,7 +20,7 @@ from iris_cli.network.iris_network import IrisNetwork
 from iris_cli.planning.bank import bank_of_run
 from iris_cli.planning.overrides import apply_overrides
 from iris_cli.planning.plan import Plan, read_plan, write_plan
-from iris_cli.planning.training_sets import sets_for_training
+from iris_cli.planning.training_sets import read_trained_raw, sets_for_training
 from iris_cli.training.bank import MemoryBank
 from iris_cli.training.checkpoint import BEST, State, read_checkpoint, read_newest
 from iris_cli.training.distributed import Ranks, joined
@@ -104,6 +104,7 @@ def train(
     folder = run_folder(run, workspace)
     source = options.plan or workspace / "plans" / "default.json"
     plan = _plan_of_run(folder, source, options.overrides)
+    sets = sets_for_training(plan, workspace, read_trained_raw(plan, workspace))
     with joined(torch.device(device), plan.training.timeout_s) as ranks:
         manifest = ranks.from_first(
             lambda: _open_run(folder, plan, options, device, ranks), "opening the run folder"
@@ -115,7 +116,7 @@ def train(
             folder,
             plan.network,
             plan.training,
-            sets_for_training(plan, workspace),
+            sets,
             plan.patch,
             validate=chosen.bind(plan, workspace, device, stop) if first else None,
             scores_compare=frozen in (None, chosen),

@@ -14,9 +14,11 @@ from pathlib import Path
 
 from iris_cli.dataset.layout import list_volumes, split_channel
 from iris_cli.errors import DataRefused, EnvironmentProblem, IrisError, UsageError
+from iris_cli.execution.kept_workers import KeptWorkers
 from iris_cli.execution.progress import Progress
 from iris_cli.execution.signals import StopRequest
 from iris_cli.execution.supervisor import wait_for
+from iris_cli.model.model import read_card
 from iris_cli.volume.reading import volume_name
 from iris_cli.volume.state import VolumeState, volume_state
 from iris_cli.workflows.encode_task import ReferenceSource
@@ -24,6 +26,7 @@ from iris_cli.workflows.predict import (
     REFERENCES_CHANNEL,
     PredictReport,
     PredictSettings,
+    check_options,
     check_outputs,
     predict,
 )
@@ -131,7 +134,7 @@ def watch(
     progress: Progress | None = None,
     stop: StopRequest | None = None,
 ) -> None:
-    """Segment what arrives until a signal comes; the model stays loaded without workers.
+    """Segment what arrives until a signal comes; the model stays loaded, in workers too.
 
     raises Stopped (exit 75) on a signal with everything so far saved, UsageError where there is no
     such folder or the output is that folder, and as `predict` does for tasks that cannot be used.
@@ -139,6 +142,7 @@ def watch(
     settings, stop = settings or PredictSettings(), stop or StopRequest()
     channel = _refuse_early(watched, output, tasks, references, settings)
     arrivals = Arrivals(watched.folder, watched.quiet_s, channel)
+    kept = KeptWorkers()
 
     def run(paths: Sequence[Path]) -> None:
         report = predict(
@@ -149,10 +153,11 @@ def watch(
             settings=settings,
             progress=progress,
             stop=stop,
+            kept=kept,
         )
         watched.on_report(report)
 
-    with stop:
+    with stop, kept:
         while True:
             stop.raise_if_requested("every file that was taken is done")
             paths = _without_twins(arrivals, watched, arrivals.take(time.monotonic()))
@@ -221,6 +226,7 @@ def _refuse_early(
             fix="give -t TASK, or --refs REFS in its place",
         )
     if not tasks:
+        check_options(settings, read_card(settings.model).profile)
         return REFERENCES_CHANNEL
     loaded = load_predictor(
         tasks,

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from pathlib import Path
 
 import pytest
 
+from iris_cli.execution.announced import announce
+from iris_cli.execution.claims import Claims
 from iris_cli.execution.receipts import Receipt, write_receipt
 from tests.commands.conftest import Iris
 
@@ -28,6 +32,15 @@ def test_failed_cases_are_named_with_their_reasons(iris: Iris, output: Path) -> 
     assert "1 done, 1 failed" in ran.out
     assert "failed: b: the image ends early" in ran.out
     assert "copy it again" in ran.out
+
+
+def test_cases_in_work_are_named_with_host_and_age(iris: Iris, output: Path) -> None:
+    announce(output / ".iris" / "cases", ["a", "b", "c", "d"])
+    with Claims(output / ".iris" / "claims") as claims:
+        claims.take("c")
+        ran = iris("status", output)
+    assert "1 done, 1 failed, 1 in work, 1 waiting" in ran.out
+    assert f"in work: c: process {os.getpid()} on {socket.gethostname()}, for 0 s" in ran.out
 
 
 def test_the_exit_code_is_for_scripts_that_ask(iris: Iris, output: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -15,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iris_cli.execution.claims import STALE_S, Claims, Holder, living
+from iris_cli.errors import EnvironmentProblem
+from iris_cli.execution.claims import CLAIM_BYTES, STALE_S, Claims, Holder, living
 
 ELSEWHERE = {"host": "another-host", "boot": "b", "space": "s", "pid": 7, "started": "1"}
 
@@ -43,6 +45,21 @@ def test_a_claim_has_one_holder_and_can_be_released(tmp_path: Path) -> None:
         first.release("a")
         assert second.take("a")
     assert not (tmp_path / "claims").exists()
+
+
+def test_a_claim_that_does_not_fit_the_disk_leaves_nothing_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with Claims(tmp_path / "claims") as claims:
+        monkeypatch.setattr(os, "write", full)
+        with pytest.raises(EnvironmentProblem, match="disk is full") as caught:
+            claims.take("a")
+        assert caught.value.expected == f"room for {CLAIM_BYTES} bytes"
+        monkeypatch.undo()
+        assert claims.take("a")
 
 
 def test_claims_are_released_when_the_work_ends_with_an_error(tmp_path: Path) -> None:

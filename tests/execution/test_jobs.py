@@ -26,7 +26,9 @@ from iris_cli.errors import (
     UsageError,
 )
 from iris_cli.execution.claims import Claims
+from iris_cli.execution.failures import read_failures
 from iris_cli.execution.jobs import CaseJob, RunSummary, run_cases
+from iris_cli.execution.schedule import Rules
 from iris_cli.execution.signals import StopRequest
 from tests.execution.case_functions import (
     Order,
@@ -390,3 +392,59 @@ def test_cases_held_elsewhere_come_last_and_are_kept(tmp_path: Path) -> None:
         summary = run_cases(cases, publish_once, claims=tmp_path / "claims")
         thread.join()
     assert statuses(summary) == ["kept", "done", "done"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_strict_job_ends_at_the_first_failure_with_its_exit_code(
+    tmp_path: Path, workers: int
+) -> None:
+    orders = [Order("work"), Order("refuse"), Order("work"), Order("refuse")]
+    rules = Rules(strict=True, failures=tmp_path)
+    summary = run(*orders, workers=workers, rules=rules)
+    assert statuses(summary) == ["done", "failed"]
+    assert summary.exit_code == 4
+    assert summary.ended_by == summary.outcomes[1]
+    assert list(read_failures(tmp_path)) == ["case_1"]
+
+
+def test_a_strict_job_finishes_what_is_in_work(tmp_path: Path) -> None:
+    orders = [Order("sleep", 1, tmp_path), Order("kill"), Order("work"), Order("work")]
+    summary = run(*orders, workers=2, rules=Rules(strict=True))
+    # The second case is killed at once, tried again when the others are done, and then fails.
+    assert statuses(summary) == ["done", "failed", "done", "done"]
+    orders = [Order("sleep", 1, tmp_path), Order("refuse"), *[Order("sleep", 1)] * 9]
+    summary = run(*orders, workers=2, rules=Rules(strict=True))
+    assert statuses(summary)[:2] == ["done", "failed"]
+    assert len(summary.outcomes) <= 3
+    assert summary.exit_code == 4
+
+
+def test_a_failure_is_noted_at_once_and_forgotten_when_the_case_is_done(tmp_path: Path) -> None:
+    rules, stop = Rules(failures=tmp_path), StopRequest(0.5)
+    with pytest.raises(Stopped):
+        run(Order("refuse"), *[Order("sleep", 0.3)] * 9, rules=rules, stop=stop)
+    assert read_failures(tmp_path)["case_0"]["problem"] == "no voxel"
+    run(Order("work"), rules=rules)
+    assert not read_failures(tmp_path)
+
+
+def test_cases_held_elsewhere_can_be_left_alone(tmp_path: Path) -> None:
+    with Claims(tmp_path / "claims") as others:
+        assert others.take("case_0")
+        orders = [Order("work", value, tmp_path) for value in range(3)]
+        rules = Rules(waits=False)
+        summary = run_cases(jobs(*orders), publish_once, claims=tmp_path / "claims", rules=rules)
+    assert [outcome.name for outcome in summary.outcomes] == ["case_1", "case_2"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_gets_payloads_of_its_number(tmp_path: Path, workers: int) -> None:
+    def assign(order: Order, number: int) -> Order:
+        return Order(order.do, number, tmp_path)
+
+    # With one worker, the one in the place of the killed one has its number.
+    orders = [Order("kill once" if workers == 1 else "work"), *[Order("work")] * 5]
+    summary = run(*orders, workers=workers, assign=assign)
+    numbers = [o.result.receipt["value"] for o in summary.outcomes if o.result is not None]
+    assert len(numbers) == 6
+    assert set(numbers) <= set(range(workers))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,13 +25,12 @@ from iris_cli.network.iris_network import IrisNetwork
 from iris_cli.preparation.store import list_cases, open_case
 from iris_cli.task.task_file import read_task
 from iris_cli.volume.reading import read_labels
+from tests.faults.lines import ENVIRONMENT, command, finish, receipts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 KILLS = 20
 CASES = 8
-ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 @dataclass(frozen=True)
@@ -56,8 +52,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = IrisNetwork(NetworkConfig.tiny())
     card = ModelCard.of(network, name="tiny", s0=6.0, patch=32)
     save_model(folder / "tiny", network, card)
-    _finish(["plan", "-w", str(folder), "--preset", "tiny"])
-    _finish(_encode(folder, folder / "torso.task.pt"))
+    finish(["plan", "-w", str(folder), "--preset", "tiny"])
+    finish(_encode(folder, folder / "torso.task.pt"))
     _write_archive(folder / "archive")
     return folder
 
@@ -79,25 +75,13 @@ def _encode(inputs: Path, target: Path) -> list[str]:
     return ["encode-task", refs, "-o", str(target), "-m", model]
 
 
-def _command(words: list[str]) -> list[str]:
-    code = "from iris_cli.commands.app import main; main()"
-    return [sys.executable, "-c", code, *words]
-
-
-def _finish(words: list[str]) -> float:
-    began = time.monotonic()
-    ran = subprocess.run(_command(words), env=ENVIRONMENT, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    return time.monotonic() - began
-
-
 def _kill(words: list[str], ready: Callable[[], bool], delay: float) -> bool:
     """Start the line, wait until it is ready, kill it a little later; False where it was done.
 
     Workers die with their parent.
     """
     process = subprocess.Popen(
-        _command(words), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(words), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     while process.poll() is None and not ready():
         time.sleep(0.002)
@@ -110,19 +94,11 @@ def _kill(words: list[str], ready: Callable[[], bool], delay: float) -> bool:
     return False
 
 
-def _receipts(folder: Path) -> dict[str, Any]:
-    return {
-        path.name: json.loads(path.read_text())["content"]
-        for path in sorted(folder.glob("*.json"))
-        if not path.name.startswith(".")
-    }
-
-
 def _store_content(folder: Path) -> dict[str, Any]:
     """Arrays and receipts of the preprocessed store; opening verifies nothing is torn."""
     found: dict[str, Any] = {}
     for store in sorted((folder / "preprocessed").glob("*/*")):
-        found |= _receipts(store)
+        found |= receipts(store)
         for name in list_cases(store):
             volume = open_case(store, name)
             everything = tuple(slice(0, n) for n in volume.shape)
@@ -132,7 +108,7 @@ def _store_content(folder: Path) -> dict[str, Any]:
 
 
 def _predicted_content(folder: Path) -> dict[str, Any]:
-    found = _receipts(folder / "out" / ".iris")
+    found = receipts(folder / "out" / ".iris")
     for path in sorted((folder / "out").glob("*.nii.gz")):
         if not path.name.startswith("."):
             found[path.name] = read_labels(path).content_hash()
@@ -146,7 +122,7 @@ def _task_content(folder: Path) -> dict[str, Any]:
 
 def _converted_content(folder: Path) -> dict[str, Any]:
     out = folder / "out"
-    found = _receipts(out / ".iris" / "convert")
+    found = receipts(out / ".iris" / "convert")
     for path in sorted(out.rglob("*")):
         parts = path.relative_to(out).parts
         if path.is_file() and not any(part.startswith(".") for part in parts):
@@ -189,7 +165,7 @@ def test_killed_at_random_the_same_line_finishes_to_the_same_content(
     whole = tmp_path / "whole"
     whole.mkdir()
     job.prepare(whole)
-    seconds = _finish(job.words(whole))
+    seconds = finish(job.words(whole))
     expected = job.content(whole)
     generator = random.Random(12)
     killed = partly = 0
@@ -211,7 +187,7 @@ def test_killed_at_random_the_same_line_finishes_to_the_same_content(
         left = job.content(folder)
         assert left.items() <= expected.items(), "a file with a final name is not what it should be"
         partly += 0 < len(left) < len(expected)
-        _finish(words)
+        finish(words)
         assert job.content(folder) == expected
         hidden = [p for p in folder.rglob("*") if ".partial" in p.name]
         assert not hidden, "temporary files stay behind"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from iris_cli.errors import EnvironmentProblem
+from iris_cli.files import publish as publish_module
 from iris_cli.files.publish import (
     process_is_alive,
     publish,
@@ -70,6 +71,36 @@ def test_a_full_disk_is_exit_five_and_leaves_nothing(tmp_path: Path, code: int) 
         publish(tmp_path / "a.bin", write)
     assert caught.value.exit_code == 5
     assert "free" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_says_how_much_was_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, data: bytes) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(publish_module, "_write_bytes", refuse)
+    with pytest.raises(EnvironmentProblem, match="disk is full") as caught:
+        publish_bytes(tmp_path / "a.bin", bytes(1234))
+    assert caught.value.expected == "room for 1234 bytes"
+
+
+def test_a_writer_that_fails_on_a_full_disk_by_a_word_of_its_own_is_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(b"half")
+        raise RuntimeError("stream state is bad")
+
+    with pytest.raises(RuntimeError, match="stream state"):
+        publish(tmp_path / "a.bin", write, needs=99)
+    monkeypatch.setattr(publish_module, "_free", lambda folder: 0)
+    with pytest.raises(EnvironmentProblem, match="disk is full") as caught:
+        publish(tmp_path / "a.bin", write, needs=99)
+    assert caught.value.found == "0 bytes free after 4 bytes were written"
+    assert caught.value.expected == "room for 99 bytes"
     assert list(tmp_path.iterdir()) == []
 
 

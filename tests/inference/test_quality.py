@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from iris_cli.inference.quality import CONFIDENCE, CUT, VOLUME, quality_flags
+from iris_cli.inference.quality import (
+    CONFIDENCE,
+    CUT,
+    UNLIKE,
+    VOLUME,
+    Likeness,
+    quality_flags,
+)
 from iris_cli.inference.statistics import ClassStatistics
 from iris_cli.task.task_file import ReferenceVolumes
 
@@ -42,3 +49,16 @@ def test_what_is_cut_in_most_references_is_no_news_and_their_volumes_are_no_boun
     assert quality_flags(found(100, touches_border=True), 0.95, cut) == {}
     once = ReferenceVolumes(volumes_ml=(20.0, 30.0), cut=1)
     assert list(quality_flags(found(100, touches_border=True), 0.95, once)) == [CUT]
+
+
+def test_tokens_far_from_those_of_the_references_are_flagged_with_both_numbers() -> None:
+    near, far = Likeness.of(0.1, ()), Likeness.of(0.26, ())
+    assert quality_flags(found(25), 0.95, WHOLE, near) == {}
+    assert quality_flags(found(25), 0.95, WHOLE, far) == {
+        UNLIKE: "token distance 0.26, above 0.1"
+    }
+
+
+def test_references_that_differ_more_allow_more_and_alike_ones_not_less() -> None:
+    assert Likeness.of(0.26, (0.05, 0.09)) == Likeness(0.26, 0.27)
+    assert Likeness.of(0.26, (0.001, 0.002)) == Likeness(0.26, 0.1)

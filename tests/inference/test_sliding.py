@@ -9,7 +9,7 @@ from torch import Tensor
 
 from iris_cli.inference.blending import KeptMaps
 from iris_cli.inference.sliding import Decoding, OnWindow, Query, SlidingWindow
-from iris_cli.inference.windows import Layout, gaussian_weight
+from iris_cli.inference.windows import Layout, Part, gaussian_weight
 from iris_cli.network.config import NetworkConfig
 from iris_cli.network.iris_network import IrisNetwork
 from tests.inference.conftest import noise
@@ -42,36 +42,37 @@ def sliding(
     precision: str = "fp32",
     on_window: OnWindow | None = None,
 ) -> SlidingWindow:
-    layout = Layout.along_longest(image.shape, PATCH)
+    layout = Layout(image.shape, PATCH)
     weight = torch.from_numpy(gaussian_weight(PATCH))
     return SlidingWindow(
         Decoding(network, tokens, [range(3)], "cpu", precision),
         Query(image, -9.0),
         layout,
-        weight,
-        KeptMaps(layout, weight, torch.device("cpu")),
+        KeptMaps(layout, weight, torch.device("cpu"), [range(3)]),
         window_batch=window_batch,
         on_window=on_window,
     )
 
 
-def logits(window: SlidingWindow, rows: slice) -> Tensor:
+def logits(window: SlidingWindow, box: Part) -> Tensor:
+    """Of the first cell."""
     with torch.inference_mode():
-        window.advance(rows.stop)
-        return window.logits(rows, 0, [0, 1, 2], window.total_weight(rows.start, rows.stop))
+        _, found = next(window.finished())
+        return found(box, 0, slice(None)).values
 
 
-def test_windows_run_when_a_row_needs_them(network: IrisNetwork, tokens: list[Tensor]) -> None:
+def test_windows_run_when_their_cell_is_asked_for(
+    network: IrisNetwork, tokens: list[Tensor]
+) -> None:
     seen: list[tuple[int, int]] = []
     image = noise((70, 33, 32)) / 100
-    window = sliding(network, tokens, image, window_batch=4, on_window=lambda *n: seen.append(n))
-    # They begin at z 0, 16, 32, 38; two beside each other.
-    window.advance(16)
-    assert seen == [(2, 8)]
-    window.advance(33)
-    assert seen == [(2, 8), (4, 8), (6, 8)]
-    window.advance(70)
-    assert seen[-1] == (8, 8)
+    window = sliding(network, tokens, image, window_batch=3, on_window=lambda *n: seen.append(n))
+    finished = window.finished()
+    cells = [next(finished)[0] for _ in range(3)]
+    assert seen == [(3, 8)]
+    cells += [cell for cell, _ in finished]
+    assert seen == [(3, 8), (6, 8), (8, 8)]
+    assert cells == Layout(image.shape, PATCH).cells()
     assert window.shared == 0
 
 
@@ -87,7 +88,7 @@ def test_padding_takes_the_fill(
 
     monkeypatch.setattr(network, "encode_image", watched)
     image = noise((40, 33, 20))
-    sliding(network, tokens, image).advance(1)
+    next(sliding(network, tokens, image).finished())
     window = seen[0][0, 0].numpy()
     assert (window[:, :, :6] == -9).all()
     assert (window[:, :, 26:] == -9).all()
@@ -98,8 +99,9 @@ def test_windows_of_one_batch_do_not_see_each_other(
     network: IrisNetwork, tokens: list[Tensor]
 ) -> None:
     image = noise((32, 40, 40)) / 100
-    one = logits(sliding(network, tokens, image), slice(0, 32))
-    several = logits(sliding(network, tokens, image, window_batch=4), slice(0, 32))
+    box = (slice(0, 32), slice(0, 8), slice(0, 8))
+    one = logits(sliding(network, tokens, image), box)
+    several = logits(sliding(network, tokens, image, window_batch=4), box)
     assert float((one - several).abs().max()) < 1e-3 * float(one.max() - one.min())
 
 
@@ -107,8 +109,9 @@ def test_half_precision_changes_the_arithmetic_alone(
     network: IrisNetwork, tokens: list[Tensor]
 ) -> None:
     image = noise((32, 32, 32)) / 100
-    single = logits(sliding(network, tokens, image), slice(0, 32))
-    half = logits(sliding(network, tokens, image, precision="bf16"), slice(0, 32))
+    box = (slice(0, 32),) * 3
+    single = logits(sliding(network, tokens, image), box)
+    half = logits(sliding(network, tokens, image, precision="bf16"), box)
     assert half.dtype == torch.float32
     apart = float((single - half).abs().max()) / float(single.max() - single.min())
     assert 1e-5 < apart < 0.1

@@ -31,12 +31,18 @@ def test_an_earlier_receipt_has_a_row_without_what_it_lacks(tmp_path: Path) -> N
         "components": 2,
         "touches_border": True,
     }
-    add(tmp_path, "b, c", classes={"liver": measured}, quality={"liver": {"cut": "x", "low": "y"}})
+    add(
+        tmp_path,
+        "b, c",
+        classes={"liver": measured},
+        likeness={"liver": {"token_distance": 0.04, "limit": 0.1}},
+        quality={"liver": {"cut": "x", "low": "y"}},
+    )
     (tmp_path / ".iris" / "broken.json").write_text("{")
     assert lines(tmp_path) == [
         ",".join(statistics_file.COLUMNS),
-        "a,liver,8,,,,,0.9,",
-        '"b, c",liver,8,0.5,-3.25,2,True,0.9,cut; low',
+        "a,liver,8,,,,,0.9,,",
+        '"b, c",liver,8,0.5,-3.25,2,True,0.9,0.04,cut; low',
     ]
     (tmp_path / "a.nii.gz").unlink()
     assert len(lines(tmp_path)) == 2

@@ -1,10 +1,10 @@
-"""Labels slab by slab: the numbers of the whole volume at once, by any means and along any axis."""
+"""Labels cell by cell: the numbers of the whole volume at once, by any means and along any axis."""
 
 from __future__ import annotations
 
 import dataclasses
-import weakref
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -14,18 +14,18 @@ from torch import Tensor
 
 from iris_cli.errors import IrisError
 from iris_cli.inference import streaming
-from iris_cli.inference.blending import Blend, KeptMaps, RunningSums
-from iris_cli.inference.memory import SMALL_SLAB, Means
+from iris_cli.inference.blending import KeptMaps, RunningSums
+from iris_cli.inference.memory import Means
 from iris_cli.inference.sliding import Decoding, Query, SlidingWindow, empty_windows
 from iris_cli.inference.streaming import How, Segmentation, Wanted, segment
-from iris_cli.inference.windows import Layout, gaussian_weight
+from iris_cli.inference.windows import Layout, Part, gaussian_weight
 from iris_cli.network.config import NetworkConfig, Stem
 from iris_cli.network.iris_network import IrisNetwork
 from iris_cli.network.logit_map import LogitMap
 from iris_cli.volume.grid import Grid
-from iris_cli.volume.scores import resample_scores_to_labels
+from iris_cli.volume.scores import Box, resample_scores_to_labels
 from tests.inference.conftest import noise
-from tests.inference.whole_volume import predict_logits
+from tests.inference.whole_volume import decide, predict_logits
 
 PATCH = (32, 32, 32)
 GROUPS = ((0, 1, 2, 3, 4),)
@@ -56,59 +56,47 @@ def blended(
     tokens: Sequence[Tensor],
     image: np.ndarray,
     form: str,
-    axis: int = 0,
     *,
-    rows: int = 7,
     groups: Sequence[Sequence[int]] = GROUPS,
-    window_batch: int = 1,
     fill: float = -3.0,
 ) -> np.ndarray:
-    """All logits, asked for in slabs of `rows`."""
+    """All logits, asked for cell by cell in boxes of up to 7 voxels."""
     z, y, x = image.shape
     patch = PATCHES[network.config.stem]
-    layout = Layout((z, y, x), patch, axis)
+    layout = Layout((z, y, x), patch)
     weight = torch.from_numpy(gaussian_weight(patch))
-    cpu = torch.device("cpu")
     positions = [range(len(group)) for group in groups]
-    blend: Blend = (
-        KeptMaps(layout, weight, cpu)
-        if form == "maps"
-        else RunningSums(layout, weight, cpu, positions, rows)
-    )
+    forms: dict[str, type[KeptMaps | RunningSums]] = {"maps": KeptMaps, "sums": RunningSums}
+    blend = forms[form](layout, weight, torch.device("cpu"), positions)
     decode = Decoding(network, tokens, groups, "cpu", "fp32")
-    window = SlidingWindow(
-        decode, Query(image, fill), layout, weight, blend, window_batch=window_batch
-    )
-    found = np.zeros((sum(map(len, groups)), *image.shape), np.float32)
+    found = np.full((sum(map(len, groups)), *image.shape), np.nan, np.float32)
     with torch.inference_mode():
-        for low in range(0, image.shape[axis], rows):
-            high = min(low + rows, image.shape[axis])
-            window.release(low)
-            window.advance(high)
-            total = window.total_weight(low, high)
-            part = tuple(slice(low, high) if dim == axis else slice(None) for dim in range(3))
-            for number, group in enumerate(groups):
-                logits = window.logits(slice(low, high), number, positions[number], total)
-                for position, index in enumerate(group):
-                    found[(index, *part)] = logits[position].numpy()
+        for cell, logits in SlidingWindow(decode, Query(image, fill), layout, blend).finished():
+            for box in boxes(layout.needed(cell), 7):
+                for number, group in enumerate(groups):
+                    found[(list(group), *box)] = logits(box, number, slice(None)).values.numpy()
     return found
 
 
+def boxes(box: Part, edge: int) -> Iterator[Part]:
+    starts = (range(part.start, part.stop, edge) for part in box)
+    for corner in itertools.product(*starts):
+        z, y, x = (slice(a, min(a + edge, p.stop)) for a, p in zip(corner, box, strict=True))
+        yield z, y, x
+
+
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(
-    ("shape", "axis"), [((75, 40, 30), 0), ((33, 75, 20), 1), ((30, 34, 71), 2), ((20, 20, 20), 0)]
-)
+@pytest.mark.parametrize("shape", [(75, 40, 30), (33, 75, 20), (30, 34, 71), (20, 20, 20)])
 def test_blended_logits_are_those_of_the_whole_volume(
     network_and_tokens: tuple[IrisNetwork, list[Tensor]],
     form: str,
     shape: tuple[int, int, int],
-    axis: int,
 ) -> None:
     network, tokens = network_and_tokens
     image = noise(shape) / 100
     patch = PATCHES[network.config.stem]
     expected = predict_logits(network, tokens, image, -3.0, patch).numpy()
-    found = blended(network, tokens, image, form, axis)
+    found = blended(network, tokens, image, form)
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.ptp(expected))
 
 
@@ -198,8 +186,8 @@ def test_kept_classes_are_decided_between_and_the_rest_still_seen() -> None:
     [
         Means(window_batch=3),
         Means(on_host=True),
-        Means(slab_voxels=SMALL_SLAB),
-        Means(slab_voxels=500),
+        Means(block_values=5000),
+        Means(block_values=500),
     ],
 )
 def test_means_change_no_label_but_by_rounding(means: Means) -> None:
@@ -238,10 +226,11 @@ def test_empty_windows_are_background_where_asked_for() -> None:
     generator = np.random.default_rng(0)
     image = generator.normal(-3, 0.1, (130, 32, 32)).astype(np.float32)
     image[:20] += 3
-    layout = Layout.along_longest(image.shape, PATCH)
+    layout = Layout(image.shape, PATCH)
     query = Query(image, float(image.min()))
     # Windows begin at 0, 16, 32, ...; within 4 voxels of 20 is still something.
-    assert [start[0] for start in sorted(empty_windows(query, layout))] == [32, 48, 64, 80, 96, 98]
+    empty = sorted(layout.start(cell)[0] for cell in empty_windows(query, layout))
+    assert empty == [32, 48, 64, 80, 96, 98]
     every = run(network, tokens, image, fill=query.fill)
     fewer = run(network, tokens, image, fill=query.fill, how=How(skip_empty=True))
     assert (every.windows.skipped, fewer.windows.skipped) == (0, 6)
@@ -269,17 +258,19 @@ class Oracle(IrisNetwork):
     def encode_image(self, image: Tensor, *, recompute: bool = False) -> tuple[Tensor, ...]:
         return (image,)
 
-    def decode_map(self, features: Sequence[Tensor], tokens: Sequence[Tensor]) -> object:  # type: ignore[override]
+    def decode_map(
+        self, features: Sequence[Tensor], tokens: Sequence[Tensor], *, overwrite: bool = False
+    ) -> LogitMap:
         return LogitMap(features[0], tokens[0][:, :, :1], None)
 
 
 def test_the_smaller_form_of_blending_is_chosen() -> None:
     network, _ = make_network(Stem.FULL)
-    layout = Layout((75, 40, 33), PATCH, 0)
+    layout = Layout((75, 40, 33), PATCH)
     weight = torch.from_numpy(gaussian_weight(PATCH))
 
     def chosen(classes: int) -> type:
-        return type(streaming._blend(network, layout, weight, [range(classes)], How(), 8))
+        return type(streaming._blend(network, layout, weight, [range(classes)], How()))
 
     assert chosen(1) is RunningSums
     assert chosen(104) is KeptMaps
@@ -324,23 +315,47 @@ def test_slices_further_apart_than_a_window_is_deep(classes: int) -> None:
     assert (found.labels == expected).mean() > 0.999
 
 
-def test_maps_are_cut_down_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else whole maps and copies of a layer of windows are there together."""
-    layout = Layout((64, 80, 80), PATCH, 0)
-    blend = KeptMaps(layout, torch.from_numpy(gaussian_weight(PATCH)), torch.device("cpu"))
-    maps = []
-    for start in layout.layers()[0]:
+def test_of_a_window_that_waits_the_parts_of_finished_cells_are_gone() -> None:
+    layout = Layout((64, 80, 80), PATCH)
+    weight = torch.from_numpy(gaussian_weight(PATCH))
+    blend = KeptMaps(layout, weight, torch.device("cpu"), [[0]])
+    most = 0
+    for cell in layout.cells():
         features = torch.zeros(1, 2, *PATCH)
-        blend.add(start, [LogitMap(features, torch.zeros(1, 1, 1, 2), None)])
-        maps.append(weakref.ref(features))
-    del features
-    plain, alive = LogitMap.from_voxel, []
+        blend.add(cell, [LogitMap(features, torch.zeros(1, 1, 1, 2), None)])
+        kept = itertools.chain.from_iterable(blend._waiting.values())
+        most = max(most, sum(one.maps[0].features.untyped_storage().nbytes() for one in kept))
+        blend.finish(cell)
+    assert most == 2 * 4 * layout.waiting()[0]
+    assert not blend._waiting
 
-    def counted(self: LogitMap, axis: int, low: int) -> tuple[LogitMap, int]:
-        alive.append(sum(one() is not None for one in maps))
-        return plain(self, axis, low)
 
-    monkeypatch.setattr(LogitMap, "from_voxel", counted)
-    blend.release(8)
-    assert len(maps) == 16
-    assert alive == list(range(16, 0, -1))
+def test_logits_are_told_everywhere_and_change_nothing() -> None:
+    network, tokens = make_network(Stem.FULL)
+    shape = (40, 33, 20)
+    image, native = noise(shape) / 100, native_of(shape, (0.8, 1.1, 2.9))
+    told = {value: np.full(native.shape_zyx, np.nan, np.float32) for value in VALUES}
+
+    def tell(box: Box, value: int, logits: Tensor) -> None:
+        assert np.isnan(told[value][box]).all()
+        told[value][box] = logits.numpy()
+
+    found = run(network, tokens, image, native, how=How(on_scores=tell))
+    stacked = np.stack([told[value] for value in VALUES])
+    assert np.isfinite(stacked).all()
+    silent = run(network, tokens, image, native)
+    for one in (found, silent):
+        assert (one.labels == decide(stacked, VALUES)).mean() > 0.9999
+    assert found.voxels == pytest.approx(silent.voxels, rel=1e-3)
+
+
+def test_a_label_does_not_depend_on_how_classes_are_grouped_for_the_work() -> None:
+    """Equal logits go to the lower label, within a group and between two."""
+    image = np.abs(noise((40, 33, 20))) + 1
+    ones = torch.ones(3, 1, 1)
+    for groups in (((0, 1, 2),), ((0, 2), (1,)), ((2,), (1,), (0,))):
+        for values in ((3, 1, 2), (1, 2, 3), (2, 3, 1)):
+            grid = Grid.from_spacing(image.shape, (1.5, 1.5, 1.5))
+            wanted = Wanted([ones], groups, (0, 1, 2), values)
+            found = segment(Oracle(), wanted, Query(image, 0.0), grid, grid, PATCH, How())
+            assert (found.labels == 1).all()

@@ -6,10 +6,19 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iris_cli.inference.windows import Layout, axis_starts, gaussian_weight, window_starts
+from iris_cli.inference.windows import (
+    Layout,
+    axis_starts,
+    common,
+    gaussian_weight,
+    seen_from,
+    shape_of,
+    window_starts,
+)
+from iris_cli.task.crops import Shape3
 
 
 @pytest.mark.parametrize(
@@ -48,24 +57,59 @@ def test_windows_of_a_volume_are_the_product_of_its_axes() -> None:
     assert starts == [(0, 0, -6), (8, 0, -6)]
 
 
-def test_layers_are_windows_that_begin_together_along_the_longest_axis() -> None:
-    layout = Layout.along_longest((40, 70, 32), (32, 32, 32))
-    assert layout.axis == 1
-    layers = layout.layers()
-    assert [layer[0][1] for layer in layers] == [0, 16, 32, 38]
-    assert layers[1] == [(0, 16, 0), (8, 16, 0)]
-    every = [start for layer in layers for start in layer]
-    assert sorted(every) == window_starts((40, 70, 32), (32, 32, 32))
-    assert Layout.along_longest((40, 40, 40), (32, 32, 32)).axis == 0
+SIZES = st.tuples(st.integers(1, 40), st.integers(1, 20), st.integers(1, 50))
+WINDOW = (16, 8, 20)
 
 
-def test_a_window_meets_rows_where_both_are() -> None:
-    layout = Layout((70, 40, 20), (32, 32, 32), 0)
-    inside, seen = layout.overlap((16, 8, -6), 40, 60) or ((), ())
-    assert inside == (slice(0, 8), slice(8, 40), slice(0, 20))
-    assert seen == (slice(24, 32), slice(0, 32), slice(6, 26))
-    assert layout.overlap((16, 8, -6), 48, 60) is None
-    assert layout.rows(40, 60) == (20, 40, 20)
+@settings(max_examples=20, deadline=None)
+@given(SIZES)
+def test_every_voxel_is_in_one_cell_that_no_later_window_reaches(shape: Shape3) -> None:
+    layout = Layout(shape, WINDOW)
+    owner = np.full(shape, -1)
+    cells = layout.cells()
+    assert sorted(map(layout.start, cells)) == window_starts(shape, WINDOW)
+    for number, cell in enumerate(cells):
+        parts = zip(layout.needed(cell), cell, strict=True)
+        own = tuple(slice(part.start + (i > 0), part.stop) for part, i in parts)
+        assert (owner[own] == -1).all()
+        owner[own] = number
+    for number, cell in enumerate(cells):
+        window = tuple(slice(max(0, part.start), part.stop) for part in layout.window(cell))
+        assert (owner[window] >= number).all()
+
+
+@settings(max_examples=10, deadline=None)
+@given(SIZES)
+def test_a_window_is_given_to_all_cells_that_need_it(shape: Shape3) -> None:
+    layout = Layout(shape, WINDOW)
+    for cell in layout.cells()[::5]:
+        reached = dict(layout.reached(cell))
+        for other in layout.cells():
+            assert reached.get(other) == common(layout.window(cell), layout.needed(other)) or (
+                min(b - a for a, b in zip(cell, other, strict=True)) < 0
+            )
+
+
+def test_layers_follow_each_other_along_the_longest_axis() -> None:
+    cells = Layout((40, 70, 32), (32, 32, 32)).cells()
+    assert cells[:3] == [(0, 0, 0), (1, 0, 0), (0, 1, 0)]
+    assert Layout((40, 40, 40), (32, 32, 32)).cells()[1] == (0, 0, 1)
+
+
+def test_what_waits_does_not_grow_with_the_length() -> None:
+    short, long = (Layout((n, 64, 64), (32, 32, 32)).waiting() for n in (128, 1024))
+    assert short == long
+    assert long[0] < 10 * 32**3  # two layers have eighteen windows
+    assert Layout((20, 20, 20), (32, 32, 32)).waiting() == (20**3, 20**3)
+
+
+def test_boxes_meet_where_both_are() -> None:
+    one = (slice(16, 48), slice(8, 40), slice(-6, 26))
+    found = common(one, (slice(40, 60), slice(0, 40), slice(0, 40)))
+    assert found == (slice(40, 48), slice(8, 40), slice(0, 26))
+    assert seen_from((16, 8, -6), found) == (slice(24, 32), slice(0, 32), slice(6, 32))
+    assert shape_of(found) == (8, 32, 26)
+    assert common(one, (slice(48, 60), slice(0, 40), slice(0, 40))) is None
 
 
 def test_the_weight_is_a_gaussian_of_an_eighth_of_the_patch_with_a_floor() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from iris_cli.network.config import NetworkConfig, Stem
 from iris_cli.network.iris_network import IrisNetwork
-from iris_cli.network.logit_map import LogitMap
+from iris_cli.network.logit_map import LogitMap, Share, weighted_sum
 
 
 @pytest.fixture(params=[Stem.FULL, Stem.HALF])
@@ -18,13 +18,15 @@ def found(request: pytest.FixtureRequest) -> LogitMap:
     return LogitMap(torch.randn(2, 3, 6, 4, 5), torch.randn(2, 5, fold**3, 3), offsets)
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (1, 4), (3, 4)])
-def test_a_part_is_cut_out_of_the_whole(found: LogitMap, axis: int, low: int, high: int) -> None:
+BOX = (slice(1, 5), slice(0, 3), slice(3, 4))
+
+
+def test_a_part_is_cut_out_of_the_whole(found: LogitMap) -> None:
     whole = found.logits()
     assert whole.shape[2:] == tuple(n * found.fold for n in (6, 4, 5))
-    part = found.logits_of([4, 0], axis, low, high)
-    torch.testing.assert_close(part, whole[:, [4, 0]].narrow(2 + axis, low, high - low))
+    part = found.of_classes([4, 0]).logits_in(BOX)
+    torch.testing.assert_close(part, whole[:, [4, 0]][(..., *BOX)])
+    torch.testing.assert_close(found.of_classes(slice(1, 3)).logits(), whole[:, 1:3])
 
 
 def test_windows_of_a_batch_are_its_items(found: LogitMap) -> None:
@@ -33,14 +35,31 @@ def test_windows_of_a_batch_are_its_items(found: LogitMap) -> None:
     )
 
 
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_what_lies_before_a_voxel_is_left_out(found: LogitMap, axis: int) -> None:
-    rest, first = found.from_voxel(axis, 3)
-    assert 3 - found.fold < first <= 3
-    size = found.logits().shape[2 + axis]
-    expected = found.logits().narrow(2 + axis, first, size - first)
-    torch.testing.assert_close(rest.logits(), expected)
-    assert rest.features.untyped_storage().nbytes() < found.features.untyped_storage().nbytes()
+def test_a_copy_of_a_part_begins_where_it_says(found: LogitMap) -> None:
+    part, first = found.cut(BOX)
+    assert all(0 <= box.start - f < found.fold for box, f in zip(BOX, first, strict=True))
+    z, y, x = (slice(a, a + n) for a, n in zip(first, part.logits().shape[2:], strict=True))
+    torch.testing.assert_close(part.logits(), found.logits()[..., z, y, x])
+    assert part.features.untyped_storage().nbytes() < found.features.untyped_storage().nbytes()
+
+
+def test_weighted_logits_of_several_maps_add_up(found: LogitMap) -> None:
+    """Their weights lie beside each other where the box is covered by one only."""
+    one, other = found.windows()
+    shape, weight = (4, 3, 2), torch.rand(2, 4, 3, 2)
+    there = (slice(1, 5), slice(0, 3), slice(2, 4))
+    half = (slice(2, 4), slice(0, 3), slice(1, 2))
+    shares = [
+        Share(one, there, (slice(0, 4), slice(0, 3), slice(0, 2)), weight[0]),
+        Share(other, (slice(0, 2), slice(1, 4), slice(4, 5)), half, weight[1][half]),
+    ]
+    expected = one.logits()[0][(slice(None), *there)] * weight[0]
+    second = other.logits()[0][:, 0:2, 1:4, 4:5]
+    expected[(slice(None), *half)] += second * weight[1][half]
+    maps, mix = weighted_sum(shares, shape)
+    total = maps if mix is None else torch.einsum("kr,rzyx->kzyx", mix, maps)
+    torch.testing.assert_close(total, expected)
+    assert (mix is None) == (found.fold > 1)
 
 
 @torch.no_grad()
@@ -58,6 +77,6 @@ def test_decoding_in_two_steps_gives_the_logits() -> None:
 def test_features_may_wait_in_the_memory_of_the_host(found: LogitMap) -> None:
     offsets = None if found.offsets is None else found.offsets.cuda()
     there = LogitMap(found.features, found.weights.cuda(), offsets)
-    part = there.logits_of([1], 0, 1, 4)
+    part = there.logits_in(BOX)
     assert part.is_cuda
-    torch.testing.assert_close(part.cpu(), found.logits_of([1], 0, 1, 4), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(part.cpu(), found.logits_in(BOX), atol=1e-4, rtol=1e-4)

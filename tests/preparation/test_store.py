@@ -136,7 +136,7 @@ def test_rewriting_removes_the_old_receipt_before_the_arrays(
 
     original = store._publish_array
     monkeypatch.setattr(
-        store, "_publish_array", lambda p, a: fail() if "label" in p.name else original(p, a)
+        store, "_publish_array", lambda p, *a: fail() if "label" in p.name else original(p, *a)
     )
     with pytest.raises(RuntimeError):
         write(tmp_path, stored_case(), image + 1, label)

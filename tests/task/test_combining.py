@@ -50,6 +50,7 @@ B = NamedTask(
         warnings=("small",),
         licence="Y",
         reference_volumes={"kidney": SMALL},
+        token_distances={"kidney": (0.1, 0.2)},
     ),
 )
 
@@ -165,6 +166,7 @@ def test_what_goes_by_class_name_goes_by_the_new_one() -> None:
     twin = NamedTask("twin", make({"kidney": 7}, seed=4))
     both = combine([B, twin], renumber=True)
     assert both.header.reference_volumes == {"kidney@b": SMALL}
+    assert both.header.token_distances == {"kidney@b": (0.1, 0.2)}
     assert rename(B.task, {"kidney": "ren"}).header.reference_volumes == {"ren": SMALL}
 
 

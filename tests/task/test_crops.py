@@ -220,6 +220,24 @@ def test_which_classes_share_a_crop_does_not_depend_on_their_order() -> None:
         ]
 
 
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=40, deadline=None)
+def test_the_crops_of_one_class_are_those_among_all_of_them(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    shape, patch = (40, 50, 60), (13, 16, 20)
+    points = {
+        str(k): np.unique(np.clip(rng.normal(25, spread, (n, 3)), 0, 39).astype(np.int64), axis=0)
+        for k, (n, spread) in enumerate([(200, 12.0), (90, 8.0), (30, 2.0), (400, 20.0)])
+    }
+    whole = choose_crops_of_points(points, shape, patch)
+    for name in points:
+        alone = choose_crops_of_points(points, shape, patch, wanted=[name])
+        assert alone.coverage == {name: whole.coverage[name]}
+        assert [(crop.start_zyx, crop.voxels) for crop in alone.crops] == [
+            (crop.start_zyx, {name: crop.voxels[name]}) for crop in whole.of(name)
+        ]
+
+
 def test_box_sums_equal_counting_voxel_by_voxel() -> None:
     from iris_cli.task.crops import _box_sums, _candidates
 

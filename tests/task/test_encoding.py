@@ -15,6 +15,7 @@ from iris_cli.preparation.prepare import prepare_image
 from iris_cli.task import encoding
 from iris_cli.task.crops import choose_crops, cut
 from iris_cli.task.encoding import encode_references
+from iris_cli.task.likeness import token_distance
 from iris_cli.task.task_file import Task
 from iris_cli.volume.grid import Grid
 from iris_cli.volume.reading import read_image
@@ -98,6 +99,10 @@ def test_several_references_are_averaged_over_those_that_have_the_class(
         np.testing.assert_allclose(joint[0], (alone[0] + other[0]) / 2, atol=1e-5, err_msg=stage)
         np.testing.assert_allclose(joint[1], alone[1], atol=1e-5)
     assert [entry.references for entry in both.header.classes] == [2, 1]
+    tokens = ([stage[0] for stage in task.tokens] for task in (one, two))
+    apart = pytest.approx(token_distance(*tokens), rel=1e-3)
+    assert both.header.token_distances == {"a": (apart, apart)}
+    assert one.header.token_distances == {}
 
 
 def test_a_class_that_nobody_contoured_in_a_reference_is_left_out_there(

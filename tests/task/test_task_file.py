@@ -335,18 +335,20 @@ def test_ten_thousand_mutated_headers_are_refused_or_harmless(tmp_path: Path) ->
     check_mutations(tmp_path, 10_000)
 
 
-def test_volumes_of_references_are_kept_and_older_files_have_none(tmp_path: Path) -> None:
+def test_what_is_known_of_references_is_kept_and_older_files_have_none(tmp_path: Path) -> None:
     volumes = {"b": ReferenceVolumes(volumes_ml=(3.5, 2.0), cut=1)}
-    task = make_task(reference_volumes=volumes)
-    assert task.header.version == "1.2"
-    assert read_task(write_task(tmp_path / "a.task.pt", task)).header.reference_volumes == volumes
+    distances = {"b": (0.01, 0.25)}
+    task = make_task(reference_volumes=volumes, token_distances=distances)
+    assert task.header.version == "1.3"
+    kept = read_task(write_task(tmp_path / "a.task.pt", task)).header
+    assert (kept.reference_volumes, kept.token_distances) == (volumes, distances)
     older = make_task()
     header = json.loads(older.header.model_dump_json()) | {"version": "1.1"}
-    del header["reference_volumes"]
+    del header["reference_volumes"], header["token_distances"]
     path = tmp_path / "b.task.pt"
     path.write_bytes(forge(older, json.dumps(header)))
     read = read_task(path)
-    assert read.header.reference_volumes == {}
+    assert read.header.reference_volumes == read.header.token_distances == {}
     # What was predicted with it is still known as its: the fingerprint is as it was.
     tokens = [hash_array(array) for array in older.tokens]
     assert read.fingerprint() == hash_json([header, tokens])

@@ -290,7 +290,7 @@ def test_scores_agree_with_a_full_stack_of_logits(shift: float) -> None:
     values = [9, 2, 300, 4, 7]
     grown = working.working(0.61)
     for target in (grown, working.working(2.3), rotated(working, (9, 9, 9), 0.9)):
-        labels = resample_scores_to_labels(scores, working, target, values, voxels=500)
+        labels = resample_scores_to_labels(scores, working, target, values)
         expected, lead = brute_scores(scores, working, target, values)
         assert labels.dtype == np.uint16
         np.testing.assert_array_equal(labels[lead > 1e-4], expected[lead > 1e-4])
@@ -344,13 +344,6 @@ def test_slabs_make_no_difference(axes: np.ndarray[Any, Any], monkeypatch: Any) 
     )
     target = grid.working(0.8)
     labels = some_labels(grid.shape_zyx)
-    scores = np.random.default_rng(0).normal(size=(3, *grid.shape_zyx)).astype(np.float32)
-    whole = (
-        resample_labels(labels, grid, target),
-        resample_scores_to_labels(scores, grid, target, [1, 2, 3]),
-    )
-    monkeypatch.setattr(resampling, "BLOCK_VOXELS", 1)
-    np.testing.assert_array_equal(resample_labels(labels, grid, target), whole[0])
-    np.testing.assert_array_equal(
-        resample_scores_to_labels(scores, grid, target, [1, 2, 3], voxels=1), whole[1]
-    )
+    whole = resample_labels(labels, grid, target)
+    monkeypatch.setattr(resampling, "CORNER_VOXELS", 1)
+    np.testing.assert_array_equal(resample_labels(labels, grid, target), whole)

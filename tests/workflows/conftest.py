@@ -39,6 +39,15 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("model") / "tiny", network, card)
 
 
+@pytest.fixture(scope="session")
+def mass_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of profile mass-1."""
+    torch.manual_seed(0)
+    network = IrisNetwork(NetworkConfig.tiny()).eval()
+    card = ModelCard.of(network, name="mass", s0=1.5, patch=32, profile="mass-1")
+    return save_model(tmp_path_factory.mktemp("model") / "mass", network, card)
+
+
 @pytest.fixture
 def references(tmp_path: Path) -> Path:
     folder = tmp_path / "references"

@@ -29,13 +29,18 @@ def test_several_devices_are_named_one_by_one() -> None:
         choose_devices("cpu,")
 
 
-def test_two_ranks_do_not_share_a_cuda_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices_are_named_once_and_of_one_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert choose_devices("0,cuda:1") == ("cuda:0", "cuda:1")
     assert choose_rank_device("auto", 1) == "cuda:1"
     assert choose_rank_device("cuda", 0) == "cuda:0"
     assert choose_rank_device("cpu", 1) == "cpu"
-    with pytest.raises(UsageError, match="cannot share") as refused:
+    with pytest.raises(UsageError, match="named twice") as refused:
         choose_devices("1,0,cuda:1")
     assert "cuda:1 once" in str(refused.value.expected)
+    with pytest.raises(UsageError, match="two kinds"):
+        choose_devices("cuda:0,cpu")
+    with pytest.raises(EnvironmentProblem) as missing:
+        choose_devices("cuda:0,cuda:2")
+    assert missing.value.found == "cuda:0, cuda:1"

@@ -265,6 +265,29 @@ def test_volumes_are_compared_with_those_of_the_references(
     assert ("unlikely volume" in content["quality"].get("left", {})) == whole
 
 
+def test_tokens_are_compared_where_that_is_asked_for_and_the_numbers_are_written(
+    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    query, out = queries / "a.nii.gz", tmp_path / "out"
+    predict(query, out, task=task, settings=settings)
+    assert receipt(out)["likeness"] == {}  # a query of a few windows
+    asked = dataclasses.replace(settings, outputs=Outputs(check_tokens=True))
+    report = predict(query, out, task=task, settings=asked)
+    assert statuses(report) == ["done"]
+    content = receipt(out)
+    found = {name for name, voxels in content["output"]["voxels"].items() if voxels >= 100}
+    assert found
+    assert found <= set(content["likeness"])
+    for name, said in content["likeness"].items():
+        flag = content["quality"].get(name, {}).get("unlike the references")
+        assert (flag is not None) == (said["token_distance"] > said["limit"])
+        assert flag is None or str(said["token_distance"]) in flag
+    written = {row["class"]: row["token_distance"] for row in rows(out)}
+    assert {name: float(text) for name, text in written.items() if text} == {
+        name: said["token_distance"] for name, said in content["likeness"].items()
+    }
+
+
 def test_previews_are_drawn_once_and_again_where_the_case_is(
     queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
 ) -> None:

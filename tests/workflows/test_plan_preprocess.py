@@ -14,6 +14,7 @@ import pytest
 
 from iris_cli.dataset.raw import read_raw_dataset
 from iris_cli.errors import DataRefused, EnvironmentProblem, UsageError
+from iris_cli.execution.parts import Part
 from iris_cli.planning.plan import read_plan
 from iris_cli.planning.training_sets import sets_for_training
 from iris_cli.preparation.store import list_cases, open_case
@@ -88,6 +89,33 @@ def test_any_number_of_workers_and_any_order_give_the_same_content(
     assert contents(other) == contents(workspace)
 
 
+def test_parts_of_a_plan_make_what_one_run_makes(workspace: Path) -> None:
+    plan = planned(workspace).plan
+    preprocess(plan, workspace=workspace)
+    expected = contents(workspace)
+    shutil.rmtree(workspace / "preprocessed")
+    shares = [
+        preprocess(plan, workspace=workspace, part=Part(index, 2, "--part-id")).share
+        for index in range(2)
+    ]
+    assert shares[0].missing == shares[0].others > 0
+    assert (shares[1].others, shares[1].missing) == (shares[0].cases, 0)
+    assert contents(workspace) == expected
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_makes_what_one_process_makes(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed")
+    plan = planned(workspace).plan
+    preprocess(plan, workspace=workspace)
+    other = make_workspace(tmp_path / "other")
+    monkeypatch.chdir(tmp_path)
+    assert preprocess(plan, workspace=Path("other"), dask="local:2").exit_code == 0
+    assert contents(other) == contents(workspace)
+
+
 def test_fewer_workers_work_where_all_of_them_would_not_fit(workspace: Path) -> None:
     report = planned(workspace)
     plenty = preprocess(report.plan, workspace=workspace, workers=2).memory
@@ -123,7 +151,7 @@ def test_views_of_another_label_table_are_not_trained_on(
     preprocess(planned(tmp_path).plan, workspace=tmp_path)
     make_set(folder, ("a", "b"), labels=labels, iris=iris)
     made = planned(tmp_path).plan
-    with pytest.raises(DataRefused, match="other classes than the plan's") as caught:
+    with pytest.raises(DataRefused, match="was preprocessed with other") as caught:
         read_catalogue(sets_for_training(made, tmp_path))
     assert "iris preprocess" in str(caught.value)
     preprocess(made, workspace=tmp_path)

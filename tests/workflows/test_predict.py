@@ -11,6 +11,7 @@ import pytest
 
 from iris_cli.errors import DataRefused, EnvironmentProblem, UsageError
 from iris_cli.execution.jobs import CaseResult
+from iris_cli.execution.parts import Part
 from iris_cli.execution.receipts import read_receipt
 from iris_cli.inference.job import PredictPayload, predict_case
 from iris_cli.inference.memory import Limits
@@ -82,6 +83,44 @@ def test_the_same_line_again_keeps_everything(
         assert (path.stat().st_mtime_ns == changed) == (path.name != "b.nii.gz")
 
 
+def test_parts_make_what_one_run_makes(
+    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    whole, shared = tmp_path / "whole", tmp_path / "shared"
+    predict(queries, whole, task=task, settings=settings)
+    shares = []
+    for index in range(2):
+        part = dataclasses.replace(settings, part=Part(index, 2, "SLURM_ARRAY_TASK_ID"))
+        report = predict(queries, shared, task=task, settings=part)
+        assert report.exit_code == 0
+        shares.append(report.share)
+    assert [(s.cases, s.others, s.missing) for s in shares] == [(2, 1, 1), (1, 2, 0)]
+    assert report.to_json()["part"]["cases_of_other_parts"] == 2
+    assert contents(shared) == contents(whole)
+    for path in whole.iterdir():
+        if path.is_file():
+            assert path.read_bytes() == (shared / path.name).read_bytes(), path.name
+
+
+def test_more_parts_than_cases_leave_one_without_work(
+    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    part = dataclasses.replace(settings, part=Part(3, 4, "--part-id"))
+    report = predict(queries, tmp_path / "out", task=task, settings=part)
+    assert (report.exit_code, report.run.outcomes) == (0, ())
+    assert report.share.missing == 3
+
+
+def test_workers_on_several_devices_make_what_one_run_makes(
+    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    predict(queries, tmp_path / "one", task=task, settings=settings)
+    spread = dataclasses.replace(settings, devices=("cpu", "cpu"), workers=2)
+    report = predict(queries, tmp_path / "two", task=task, settings=spread)
+    assert report.exit_code == 0
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
 def test_two_runs_and_workers_give_the_same_bytes(
     queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
 ) -> None:
@@ -132,6 +171,17 @@ def test_references_in_place_of_a_task_give_the_same_labels(
         predict(queries, tmp_path / "z", settings=settings)
     with pytest.raises(UsageError, match="task or references"):
         predict(queries, tmp_path / "z", task=task, references=source, settings=settings)
+
+
+def test_options_that_the_profile_cannot_serve_are_refused_before_references_are_encoded(
+    queries: Path, references: Path, mass_folder: Path, tmp_path: Path
+) -> None:
+    asked = PredictSettings(model=str(mass_folder), skip_empty=True)
+    source, out = ReferenceSource(references), tmp_path / "out"
+    with pytest.raises(UsageError, match="works every window") as caught:
+        predict(queries, out, references=source, settings=asked)
+    assert caught.value.found == "--skip-empty"
+    assert not out.exists()
 
 
 def test_picked_classes_alone_are_written(

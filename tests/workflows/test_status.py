@@ -22,9 +22,10 @@ from iris_cli.errors import (
     Stopped,
     UsageError,
 )
+from iris_cli.execution.announced import ANNOUNCED, announce, withdraw
 from iris_cli.execution.claims import STALE_S, Claims, living
-from iris_cli.execution.failures import FAILURES, note_failures
-from iris_cli.execution.outcomes import CaseResult, Outcome, RunSummary
+from iris_cli.execution.failures import FAILURES, note_outcome
+from iris_cli.execution.outcomes import CaseResult, Outcome
 from iris_cli.execution.receipts import Receipt, write_receipt
 from iris_cli.planning.overrides import apply_overrides
 from iris_cli.planning.plan import Plan, RawSet, make_plan, write_plan
@@ -184,7 +185,7 @@ def test_predictions_are_done_failed_or_without_their_label_map(tmp_path: Path) 
     for case in ("a", "b"):
         write_receipt(hidden / f"{case}.json", Receipt(case=case, content={"inputs": {}}))
     (tmp_path / "a.nii.gz").touch()
-    note_failures(hidden / FAILURES, RunSummary((outcome("c", failed=True),)))
+    note_outcome(hidden / FAILURES, outcome("c", failed=True))
     found = status(tmp_path)
     assert found == output_status(tmp_path)
     assert (found.done, found.incomplete, found.exit_code) == (("a",), ("b",), 3)
@@ -193,9 +194,40 @@ def test_predictions_are_done_failed_or_without_their_label_map(tmp_path: Path) 
 
 def test_the_note_of_a_failed_case_goes_when_it_is_done(tmp_path: Path) -> None:
     hidden = tmp_path / ".iris"
-    note_failures(hidden / FAILURES, RunSummary((outcome("c", failed=True),)))
-    note_failures(hidden / FAILURES, RunSummary((outcome("c", failed=False),)))
+    note_outcome(hidden / FAILURES, outcome("c", failed=True))
+    note_outcome(hidden / FAILURES, outcome("c", failed=False))
     assert output_status(tmp_path).exit_code == 0
+
+
+def test_cases_in_work_and_cases_that_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = tmp_path / ".iris"
+    announced = announce(hidden / ANNOUNCED, ["a", "b", "c", "d/1", "e"])
+    write_receipt(hidden / "a.json", Receipt(case="a", content={"inputs": {}}))
+    (tmp_path / "a.nii.gz").touch()
+    for case in ("b", "d/1"):
+        note_outcome(hidden / FAILURES, outcome(case, failed=True))
+    with Claims(hidden / "claims") as claims:
+        assert claims.take("d/1")
+        assert claims.take("e")
+        claims.path("e").write_text(
+            json.dumps({**json.loads(claims.path("e").read_text()), "host": "node-17"})
+        )
+        found = output_status(tmp_path)
+    here, there = found.working
+    # It failed before and is tried again.
+    assert (here.case, here.pid, set(found.failed)) == ("d/1", os.getpid(), {"b"})
+    assert here.age_s is not None
+    assert here.age_s < 60
+    assert (there.case, there.host) == ("e", "node-17")
+    assert (found.done, found.waiting, found.exit_code) == (("a",), ("c",), 3)
+    json.dumps(found.to_json())
+    # The other host's claim stays behind: its holder cannot be asked, and does not move.
+    monkeypatch.setattr(module, "living", lambda paths: {})
+    stopped = output_status(tmp_path)
+    assert (stopped.waiting, stopped.exit_code) == (("c", "e"), 75)
+    withdraw(announced)
+    assert output_status(tmp_path).exit_code == 3
+    assert not (hidden / ANNOUNCED).exists()
 
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:

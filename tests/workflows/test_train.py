@@ -218,6 +218,42 @@ def test_nothing_but_training_cases_is_opened(
     assert [case.name for case in found.sets[0].cases] == list(roles["train"])
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("subjects", {"torso_001": "twin", "torso_002": "twin"}, "iris plan"),
+        ("modality", "MR", "iris plan"),
+        ("absent_means", "not_annotated", "iris plan"),
+        ("held_out_classes", ["liver"], "iris plan"),
+        ("roles", {"torso_001": "test", "torso_004": "validate"}, "iris plan"),
+        ("not_annotated", {"torso_002": ["liver"]}, "iris preprocess"),
+    ],
+)
+def test_a_raw_set_that_was_edited_is_not_trained_on_as_it_was(
+    tmp_path: Path, workspace: Path, key: str, value: Any, line: str
+) -> None:
+    copy = Path(shutil.copytree(workspace, tmp_path / "ws"))
+    file = copy / "raw" / "p" / "dataset.json"
+    content = json.loads(file.read_text())
+    content.setdefault("iris", {})[key] = value
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataRefused, match=key) as caught:
+        go(tmp_path / "run", copy, validation=NONE)
+    assert line in str(caught.value) and not (tmp_path / "run" / "manifest.json").exists()
+    if line == "iris plan":
+        with pytest.raises(DataRefused, match=key):
+            preprocess(copy / "plans" / "default.json", workspace=copy)
+        make_plan(workspace=copy, preset_name="tiny")
+    preprocess(copy / "plans" / "default.json", workspace=copy)
+    assert go(tmp_path / "again", copy, validation=NONE).outcome.steps == 2
+
+
+def test_without_its_raw_sets_a_store_is_trained_on(tmp_path: Path, workspace: Path) -> None:
+    copy = Path(shutil.copytree(workspace, tmp_path / "ws"))
+    shutil.rmtree(copy / "raw")
+    assert go(tmp_path / "run", copy, validation=NONE).outcome.steps == 2
+
+
 def test_a_run_without_checkpoint_has_no_model(tmp_path: Path, workspace: Path) -> None:
     begin_with(tmp_path, workspace, [])
     with pytest.raises(UsageError, match="no checkpoint"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -10,7 +11,11 @@ import numpy as np
 import pytest
 
 from iris_cli.errors import EnvironmentProblem, IrisError, Stopped, UsageError
+from iris_cli.execution.jobs import CaseResult
 from iris_cli.execution.signals import StopRequest
+from iris_cli.files.publish import process_is_alive
+from iris_cli.inference import job
+from iris_cli.inference.job import PredictPayload, predict_case
 from iris_cli.task.combining import rename
 from iris_cli.task.task_file import read_task, write_task
 from iris_cli.volume.writing import write_image
@@ -173,6 +178,51 @@ def test_files_are_segmented_as_they_come_and_a_new_watch_keeps_them(
     }
     again = run(Watching(StopRequest()), queries, tmp_path / "out", task, settings)
     assert again.statuses == [(name, "kept") for name in "abc"]
+
+
+def counting(payload: PredictPayload) -> CaseResult:
+    """A case in a worker, which notes its process and how often that has loaded a model."""
+    result = predict_case(payload)
+    loads = job._load_once.cache_info().misses
+    with (payload.output.parent / "loads.txt").open("a") as notes:
+        notes.write(f"{os.getpid()} {loads}\n")
+    return result
+
+
+def test_workers_stay_with_their_model_from_one_arrival_to_the_next(
+    queries: Path,
+    task: Path,
+    settings: PredictSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from iris_cli.workflows import predict as workflow
+
+    monkeypatch.setattr(workflow, "predict_case", counting)
+    source = tmp_path / "source"
+    queries.rename(source)
+    queries.mkdir()
+    shutil.copy(source / "a.nii.gz", queries)
+    watching = Watching(StopRequest())
+    watching.coming = [[source / "b.nii.gz"], [source / "c.nii.gz"]]
+    one = dataclasses.replace(settings, workers=1)
+    run(watching, queries, tmp_path / "out", task, one)
+    assert watching.statuses == [(name, "done") for name in "abc"]
+    noted = [line.split() for line in (tmp_path / "out" / "loads.txt").read_text().splitlines()]
+    assert len({process for process, _ in noted}) == 1
+    assert [loads for _, loads in noted] == ["1"] * 3
+    assert not process_is_alive(int(noted[0][0])), "the worker outlives the watch"
+
+
+def test_options_that_the_profile_cannot_serve_are_said_before_anything_arrives(
+    queries: Path, references: Path, mass_folder: Path, tmp_path: Path
+) -> None:
+    settings = PredictSettings(model=str(mass_folder), skip_empty=True)
+    watching = Watching(StopRequest())
+    watched = Watched(queries, QUIET, watching.report, watching.refuse)
+    source = ReferenceSource(references)
+    with pytest.raises(UsageError, match="works every window"):
+        watch(watched, tmp_path / "out", references=source, settings=settings)
 
 
 def test_two_files_of_one_output_are_refused_and_the_watch_goes_on(

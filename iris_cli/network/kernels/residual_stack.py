@@ -7,6 +7,7 @@ normalisation, ReLU, convolution and residual sum run on a slab of slices while 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from iris_cli.network.blocks import ResidualBlock
 
 SERVED = (torch.float32, torch.bfloat16)
+_Found = tuple[int, int, Tensor]
 
 
 def serves(x: Tensor) -> bool:
@@ -51,10 +53,11 @@ class _Made(NamedTuple):
 class FilterCache:
     """The filter of some weights, made once, and again when the weights have changed.
 
-    Threads may share it: they may make a filter twice, and never get one of other weights.
+    exact: least rounding error before speed. Threads may share it: they may make a filter twice, and never get one of other weights.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, exact: bool = False) -> None:
+        self._exact = exact
         self._made = _Made((), (), {})
 
     @property
@@ -69,10 +72,10 @@ class FilterCache:
         same = len(weights) == len(made.weights) and all(map(_is, weights, made.weights))
         if not same or stamp != made.stamp:
             made = _Made(tuple(weights), stamp, {})
-        key = (kind, depth >= SMALLEST_DEPTH)
+        key = (kind, depth >= SMALLEST_DEPTH and not self._exact)
         found = made.filters.get(key)
         if found is None:
-            found = choose_filter(torch.cat(list(weights)), depth, kind)
+            found = choose_filter(torch.cat(list(weights)), depth, kind, exact=self._exact)
             self._made = made._replace(filters={**made.filters, key: found})
         return found
 
@@ -88,7 +91,7 @@ def run_residual_stack(
     """Blocks in a row on x, or on [x, below up-sampled to the grid of x].
 
     blocks: `ResidualBlock`s. x: (B, C, Z, Y, X), below: (B, c, z, y, x) or None
-    -> (B, C_out, Z, Y, X) channels-last. overwrite: x may be used up.
+    -> (B, C_out, Z, Y, X) channels-last. overwrite: x may be used up, and hold the result.
     """
     kind = compute_type(x)
     stack = [cast("ResidualBlock", block) for block in blocks]
@@ -101,9 +104,7 @@ def run_residual_stack(
                 if lower is not None:
                     slices.append(UpsampledSlices(lower, volume.shape[1:]))
                 normed = NormedSlices(slices, eps, kind)
-                # With a convolution in the shortcut the map is only read.
-                used_up = mine or block.shortcut is not None
-                volume = _run_block(block, normed, volume if used_up else volume.clone())
+                volume = _run_block(block, normed, volume, overwrite=mine)
                 lower, mine = None, True
             items.append(volume.permute(1, 2, 3, 0))
     # Stacked as voxels x channels: the channels stay last.
@@ -111,41 +112,60 @@ def run_residual_stack(
     return result.permute(0, 4, 1, 2, 3)
 
 
-def _run_block(block: ResidualBlock, normed: NormedSlices, x: Tensor) -> Tensor:
-    """x: (C, Z, Y, X), used up where it is the shortcut.
+def _run_block(
+    block: ResidualBlock, normed: NormedSlices, x: Tensor, *, overwrite: bool
+) -> Tensor:
+    """x: (C, Z, Y, X), normed: the same, normalised, and what is joined to it.
 
-    normed: the same, normalised, and what is joined to it.
+    Besides x two maps exist at most, and one where the result may be written over x.
     """
-    convolutions = [block.conv1.conv]
-    if block.shortcut is not None:
-        convolutions.append(block.shortcut.conv)
-    weights = [convolution.weight for convolution in convolutions]
-    widths = [convolution.out_channels for convolution in convolutions]
-    inner, *shortcut = outputs = [_empty(width, x.shape, normed.kind) for width in widths]
+    weights, outputs = [block.conv1.conv.weight], [_empty(block.conv1.conv, x, normed.kind)]
+    if block.shortcut is None:
+        result = (x if overwrite else x.clone()).transpose(0, 1)
+    else:
+        result = x.transpose(0, 1)
+        if not overwrite or not _has_place_for(block.shortcut.conv, result, normed.kind):
+            result = _empty(block.shortcut.conv, x, normed.kind)
+        weights.append(block.shortcut.conv.weight)
+        outputs.append(result)
     first = block.filters[0].filter(weights, normed.depth, normed.kind)
-    for low, high, slab in convolved(normed, first):
+    widths = [len(weight) for weight in weights]
+    for low, high, slab in _one_behind(convolved(normed, first)):
         for output, part in zip(outputs, torch.split(slab, widths, dim=1), strict=True):
             output[low:high] = part
-    result = shortcut[0] if shortcut else x.transpose(0, 1)
-    normed = NormedSlices([StoredSlices(inner.transpose(0, 1))], normed.eps, normed.kind)
+    normed = NormedSlices([StoredSlices(outputs[0].transpose(0, 1))], normed.eps, normed.kind)
     second = block.filters[1].filter([block.conv2.conv.weight], normed.depth, normed.kind)
     for low, high, slab in convolved(normed, second):
         result[low:high].add_(slab)
     return result.transpose(0, 1)
 
 
-def _empty(channels: int, shape: torch.Size, kind: torch.dtype) -> Tensor:
-    """Slices (Z, channels, Y, X) for a map of shape (C, Z, Y, X)."""
-    size = (shape[1], channels, *shape[2:])
+def _has_place_for(convolution: nn.Conv3d, slices: Tensor, kind: torch.dtype) -> bool:
+    return slices.shape[1] == convolution.out_channels and slices.dtype is kind
+
+
+def _empty(convolution: nn.Conv3d, x: Tensor, kind: torch.dtype) -> Tensor:
+    """Slices (Z, C_out, Y, X) for what a convolution makes of a map (C, Z, Y, X)."""
+    size = (x.shape[1], convolution.out_channels, *x.shape[2:])
     return torch.empty(size, dtype=kind, memory_format=torch.channels_last)
 
 
-def convolved(normed: NormedSlices, kernel: SlabFilter) -> Iterator[tuple[int, int, Tensor]]:
-    """The convolution of a map, slab by slab: low, high, (high - low, C_out, Y, X)."""
-    for low, high in slabs(normed.depth, normed.slice_bytes, kernel.multiple):
+def convolved(normed: NormedSlices, kernel: SlabFilter) -> Iterator[_Found]:
+    """The convolution of a map, slab by slab: low, high, (high - low, C_out, Y, X).
+
+    A slab reads no slice of the last slab but one.
+    """
+    for low, high in slabs(normed.depth, normed.slice_bytes, max(kernel.multiple, kernel.halo)):
         count = -(-(high - low) // kernel.multiple) * kernel.multiple
-        slab = normed.slab(low - kernel.halo, low + count + kernel.halo)
-        yield low, high, kernel(slab)[: high - low]
+        slab = kernel(normed.slab(low - kernel.halo, low + count + kernel.halo))
+        yield low, high, slab[: high - low]
+
+
+def _one_behind(found: Iterable[_Found]) -> Iterator[_Found]:
+    """Each item when the next one is there: written over its input, it spares the next one's."""
+    for item, _ in pairwise(chain(found, [None])):
+        assert item is not None
+        yield item
 
 
 def _is(a: object, b: object) -> bool:

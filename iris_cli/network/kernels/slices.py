@@ -81,21 +81,37 @@ class NormedSlices:
 
     def __init__(self, parts: Iterable[Slices], eps: float, kind: torch.dtype) -> None:
         self._parts = [(part, *moments(part)) for part in parts]
+        self._kept: Tensor | None = None
         self.eps, self.kind = eps, kind
         self.depth = self._parts[0][0].depth
         self.slice_bytes = sum(part.slice_bytes for part, _, _ in self._parts)
 
     def slab(self, low: int, high: int) -> Tensor:
-        """Slices low..high - 1, which may lie outside of the map: (high - low, C, Y, X)."""
-        first, last = max(low, 0), min(high, self.depth)
-        normed = []
+        """Slices low..high - 1, which may lie outside of the map: (high - low, C, Y, X).
+
+        Valid until the next call.
+        """
+        first, last, at = max(low, 0), min(high, self.depth), 0
+        out: Tensor | None = None
         for part, mean, variance in self._parts:
             scaled = F.batch_norm(part.slab(first, last), mean, variance, eps=self.eps)
-            normed.append(F.relu_(scaled).to(self.kind))
-        joined = normed[0] if len(normed) == 1 else torch.cat(normed, dim=1)
-        if (first, last) == (low, high):
-            return joined
-        return F.pad(joined, (0, 0, 0, 0, 0, 0, first - low, high - last))
+            scaled = scaled.to(self.kind)
+            if out is None:
+                out = self._room(high - low, scaled)
+                out[: first - low] = 0
+                out[last - low :] = 0
+            channels = slice(at, at + scaled.shape[1])
+            torch.clamp_min(scaled, 0, out=out[first - low : last - low, channels])
+            at = channels.stop
+        assert out is not None
+        return out
+
+    def _room(self, count: int, like: Tensor) -> Tensor:
+        """(count, C of all parts, Y, X). Kept: fresh memory costs more than the arithmetic."""
+        if self._kept is None or len(self._kept) < count:
+            size = (count, sum(len(mean) for _, mean, _ in self._parts), *like.shape[2:])
+            self._kept = torch.empty(size, dtype=self.kind, memory_format=torch.channels_last)
+        return self._kept[:count]
 
 
 def moments(slices: Slices) -> tuple[Tensor, Tensor]:
