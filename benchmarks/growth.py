@@ -202,8 +202,9 @@ class Curve:
 
     def rows(self) -> Iterator[list[str]]:
         for count, one in zip(self.term.counts, self.readings, strict=True):
-            last = count == self.term.counts[-1]
-            slopes = [_said(value) if last else "" for value in (self.time_slope, self.memory_slope)]
+            slopes = ["", ""]
+            if count == self.term.counts[-1]:
+                slopes = [_said(self.time_slope), _said(self.memory_slope)]
             yield [self.term.name, str(count), f"{one.cpu_s:.1f}", f"{one.peak_mb:.0f}", *slopes]
 
 

@@ -8,7 +8,8 @@ without it generated ones of that size). *large*: generated volumes of 512 x 512
 classes, 0.8 x 0.8 x 1.5 mm, brought to 1.5 mm.
 
 Both sides start as a user starts them, read the same raw folder and write their own store, at the
-same spacing and with the same number of workers; planning is done before and not counted. nnU-Net
+same spacing and with the same number of workers allowed (iris starts no more than have enough to
+do); planning is done before and not counted. nnU-Net
 runs as it comes, with one computing thread for every process (as iris does: threads of many small
 processes wait by spinning), and so with linear instead of cubic resampling of images (the order
 that iris uses). It crops to the non-zero region and samples coordinates per class; iris verifies

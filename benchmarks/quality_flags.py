@@ -43,6 +43,7 @@ from iris_cli.inference.quality import (
     quality_flags,
 )
 from iris_cli.inference.statistics import ClassStatistics, measure
+from iris_cli.inference.streaming import How
 from iris_cli.model.model import load_model
 from iris_cli.preparation.prepare import prepare_image
 from iris_cli.task.encoding import Reference, encode_references
@@ -223,9 +224,8 @@ def _distances(task: Task, image: Volume, labels: np.ndarray) -> dict[str, float
         labels,
         image.grid,
         range(classes),
+        How(),
         crops=classes,
-        device="cpu",
-        precision="fp32",
     )
 
 

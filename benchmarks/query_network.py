@@ -21,7 +21,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -39,7 +39,8 @@ from iris_cli.network.precision import has_bfloat16
 CONFIG = NetworkConfig.released(bank_size=None)
 CASES = ("64:1", "64:15", "64:104", "96:1", "96:15", "96:104", "128:1", "128:15", "128:104")
 CUDA_CASES = ("128:1", "128:15", "128:104")
-WARM_UP = "32:1"
+# As deep as it takes for every level to get the filters it has at 96^3 and 128^3.
+WARM_UP = "96x32x32:1"
 ROUNDS, SLOW_ROUNDS = 5, 3
 HEAD = ("edge:classes", "side", "seconds", "gain", "MB", "of literal", "error", "labels equal")
 
@@ -76,12 +77,13 @@ def sides_of(device: torch.device) -> tuple[str, ...]:
 
 
 def make_inputs(case: str, device: torch.device) -> tuple[Tensor, list[Tensor]]:
-    """`EDGE:CLASSES` -> image and tokens."""
-    edge, classes = map(int, case.split(":"))
+    """`EDGE:CLASSES` or `ZxYxX:CLASSES` -> image and tokens."""
+    size, classes = case.split(":")
+    edges = [int(edge) for edge in size.split("x")]
     generator = torch.Generator().manual_seed(1)
-    image = torch.randn((1, 1, edge, edge, edge), generator=generator)
+    image = torch.randn((1, 1, *(edges if len(edges) == 3 else 3 * edges)), generator=generator)
     tokens = [
-        torch.randn((1, classes, CONFIG.tokens, CONFIG.stage_channels(i)), generator=generator)
+        torch.randn((1, int(classes), CONFIG.tokens, CONFIG.stage_channels(i)), generator=generator)
         for i in range(CONFIG.stages)
     ]
     return image.to(device), [t.to(device) for t in tokens]
@@ -102,9 +104,11 @@ def clock(device: torch.device, seconds: list[float]) -> Iterator[None]:
     seconds.append(time.process_time() - start)
 
 
-def compare(case: str, rounds: int, device: torch.device) -> dict[str, dict[str, list[float]]]:
+def compare(
+    case: str, rounds: int, names: Sequence[str], device: torch.device
+) -> dict[str, dict[str, list[float]]]:
     """Per side: seconds of every round, largest error, range, and share of equal labels."""
-    sides = {name: Side(name, device) for name in sides_of(device)}
+    sides = {name: Side(name, device) for name in names}
     inputs = make_inputs(case, device)
     found: dict[str, dict[str, list[float]]] = {name: {"seconds": []} for name in sides}
     for side in sides.values():
@@ -154,12 +158,14 @@ def run_apart(*arguments: str) -> object:
     return json.loads(found.stdout)
 
 
-def table_rows(case: str, rounds: int, device: torch.device) -> list[tuple[str, ...]]:
+def table_rows(
+    case: str, rounds: int, names: Sequence[str], device: torch.device
+) -> list[tuple[str, ...]]:
     """The measured figures of one case as words, a row per side."""
     where = ("--device", str(device))
-    timed = run_apart(case, "--time", "--rounds", str(rounds), *where)
+    timed = run_apart(case, "--time", "--rounds", str(rounds), "--sides", *names, *where)
     assert isinstance(timed, dict)
-    first = sides_of(device)[0]
+    first = names[0]
     memory = {name: run_apart(case, "--memory", name, *where) for name in timed}
     rows: list[tuple[str, ...]] = []
     for name, found in timed.items():
@@ -188,6 +194,7 @@ def main() -> None:
     )
     parser.add_argument("cases", nargs="*", metavar="EDGE:CLASSES")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--sides", nargs="+", help="all by default; the first is compared with")
     parser.add_argument("--rounds", type=int, help="5 by default, 3 at 128^3")
     parser.add_argument("--time", action="store_true", help="time one case here and print JSON")
     parser.add_argument("--memory", help="measure one side here and print JSON")
@@ -198,13 +205,15 @@ def main() -> None:
         sys.stdout.write(json.dumps(measure_memory(given.cases[0], given.memory, given.device)))
         return
     if given.time:
-        sys.stdout.write(json.dumps(compare(given.cases[0], given.rounds, given.device)))
+        found = compare(given.cases[0], given.rounds, given.sides, given.device)
+        sys.stdout.write(json.dumps(found))
         return
     cuda = given.device.type == "cuda"
     rows: list[tuple[str, ...]] = []
     for case in given.cases or (CUDA_CASES if cuda else CASES):
         few = SLOW_ROUNDS if case.startswith("128") and not cuda else ROUNDS
-        rows += table_rows(case, given.rounds or few, given.device)
+        names = given.sides or sides_of(given.device)
+        rows += table_rows(case, given.rounds or few, names, given.device)
     where = torch.cuda.get_device_name(given.device) if cuda else "one thread, CPU seconds"
     publish(
         "network",

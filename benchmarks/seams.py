@@ -1,10 +1,10 @@
 """Whether windows leave seams in a query far larger than the patch: python -m benchmarks.seams
 
-Eight generated phantoms beside and above each other, about four times the patch of the shipped
-model along z and three times along x, are segmented with three other phantoms as references. Logits
-are looked at where windows begin and end: the mean step from plane to plane there, over that of the
-planes around it, beside the same between borders. 1 is no seam. Windows side by side without
-overlap are what it would look like.
+Ten generated phantoms beside and above each other, more than four times the patch of the shipped
+model along z and three times along x, are segmented with three other phantoms as references. Looked
+at are logits, probabilities and labels where windows begin and end: the steps from plane to plane
+there, over those of the planes around, of all axes together; and the same half-way between borders.
+1 is no seam. Windows side by side without overlap are what it would look like.
 
 Appends a table to benchmarks/results/seams.md and draws docs/images/seams.png.
 """
@@ -12,14 +12,15 @@ Appends a table to benchmarks/results/seams.md and draws docs/images/seams.png.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import expit
 from torch import Tensor
 
 from benchmarks.results_table import publish
@@ -41,28 +42,31 @@ from iris_cli.volume.scores import Box
 
 SPACING_MM = 3.0
 SHOWN = ("liver", "lungs")
-REFERENCES, COLUMNS, ROWS = 3, 2, 4
-# One size for all, so that they can stand beside each other.
-BLOCK = (64, 72, 100)
+REFERENCES, COLUMNS, ROWS = 3, 2, 5
+# One size for all, so that they can stand beside each other; their joints lie away from borders.
+BLOCK = (58, 72, 104)
 AIR_HU = -1000
 IMAGE = Path(__file__).parents[1] / "docs" / "images" / "seams.png"
 AROUND = (-3, -2, 2, 3)
 
 Logits = npt.NDArray[np.float32]
+Values = npt.NDArray[np.floating]
 
 
-def steps_at(logits: Logits, axis: int, planes: Iterable[int]) -> float:
-    """Mean step into these planes along an axis over that into the planes around them.
+def steps_at(values: Values, planes: Sequence[Sequence[int]]) -> float:
+    """Steps of `values` into these planes over those into the planes around them.
 
-    logits: (Z, Y, X). planes: indices k; the step is from k - 1 to k.
+    values: (Z, Y, X). planes: of each axis, indices k; the step is from k - 1 to k.
     """
-    moved = np.moveaxis(logits, axis, 0)
-    steps = np.abs(np.diff(moved, axis=0)).mean(axis=(1, 2))  # [k - 1]: into k
-    inside = [k - 1 for k in planes if 3 < k < len(moved) - 4]
-    if not inside:
-        return float("nan")
-    around = [np.mean([steps[k + offset] for offset in AROUND]) for k in inside]
-    return float(np.mean([steps[k] / mean for k, mean in zip(inside, around, strict=True)]))
+    at, around = 0.0, 0.0
+    for axis, wanted in enumerate(planes):
+        others = tuple(other for other in range(3) if other != axis)
+        steps = np.abs(np.diff(values, axis=axis)).sum(axis=others, dtype=float)  # [k - 1]: into k
+        for k in wanted:
+            if 3 < k < values.shape[axis] - 3:
+                at += steps[k - 1]
+                around += float(np.mean([steps[k - 1 + offset] for offset in AROUND]))
+    return at / around if around else float("nan")
 
 
 def borders(length: int, patch: int) -> list[int]:
@@ -78,7 +82,7 @@ def tile_borders(length: int, patch: int) -> list[int]:
 
 def between(planes: Sequence[int]) -> list[int]:
     """Planes half-way between borders."""
-    return [(a + b) // 2 for a, b in zip(planes, planes[1:], strict=False)]
+    return [(a + b) // 2 for a, b in pairwise(planes)]
 
 
 def blended(model: Model, task: Task, volume: Volume) -> tuple[npt.NDArray[np.uint8], Logits]:
@@ -146,23 +150,36 @@ def _mosaic(volumes: Sequence[Volume]) -> Volume:
         array = resample_image(volume.array, volume.grid, working)
         start = [(n - size) // 2 for n, size in zip(array.shape, BLOCK, strict=True)]
         blocks.append(cut(array, start, BLOCK, AIR_HU))
-    rows = [np.concatenate(blocks[k : k + COLUMNS], axis=2) for k in range(0, ROWS * COLUMNS, COLUMNS)]
-    image = np.concatenate(rows, axis=0)
+    rows = [blocks[row * COLUMNS : (row + 1) * COLUMNS] for row in range(ROWS)]
+    image = np.concatenate([np.concatenate(row, axis=2) for row in rows], axis=0)
     grid = Grid.from_spacing(image.shape, (SPACING_MM,) * 3)
     return Volume(image, grid, NativeGeometry(grid, AS_IT_IS, None, ".nii.gz"), Path("mosaic"))
 
 
 def _rows(scene: _Scene) -> list[list[str]]:
+    shape = scene.volume.array.shape
+    overlapping = [borders(length, scene.patch) for length in shape]
+    tiled = [tile_borders(length, scene.patch) for length in shape]
+    middle = [between(planes) for planes in overlapping]
     rows = []
-    for index, name in enumerate(CLASSES):
-        cells = []
-        for logits, find in ((scene.blended[index], borders), (scene.tiles[index], tile_borders)):
-            found = [find(length, scene.patch) for length in logits.shape]
-            for lists in (found, [between(planes) for planes in found]):
-                steps = [steps_at(logits, axis, planes) for axis, planes in enumerate(lists)]
-                cells.append(" ".join(f"{step:.2f}" for step in steps))
-        rows.append([name, *cells])
+    for index, (name, value) in enumerate(CLASSES.items()):
+        logits, tiles = scene.blended[index], scene.tiles[index]
+        label = (scene.labels == value).astype(np.float32)
+        found = [
+            steps_at(logits, overlapping),
+            steps_at(_sigmoid(logits), overlapping),
+            steps_at(_sigmoid(logits), middle),
+            steps_at(label, overlapping),
+            steps_at(label, middle),
+            steps_at(tiles, tiled),
+            steps_at(_sigmoid(tiles), tiled),
+        ]
+        rows.append([name, *(f"{step:.2f}" for step in found)])
     return rows
+
+
+def _sigmoid(logits: Logits) -> Logits:
+    return np.asarray(expit(logits), np.float32)
 
 
 def _draw(scene: _Scene, path: Path) -> None:
@@ -202,8 +219,9 @@ def main() -> None:
     torch.set_num_threads(1)
     scene = _scene()
     shape = " x ".join(map(str, scene.volume.array.shape))
-    head = ("class (along z y x)", "blended: borders", "between", "side by side: borders", "between")
-    notes = (f"{shape} voxels, patch {scene.patch}", "steps of logits over those around")
+    head = ("class", "logits", "probabilities", "half-way", "labels", "half-way",
+            "side by side: logits", "probabilities")  # fmt: skip
+    notes = (f"{shape} voxels, patch {scene.patch}", "steps at borders over those around")
     publish("seams", "steps of logits where windows begin and end", notes, head, _rows(scene))
     _draw(scene, IMAGE)
 

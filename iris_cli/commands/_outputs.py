@@ -61,7 +61,7 @@ def outputs_of(
     *,
     previews: bool,
     multilabel: bool,
-    check_tokens: bool,
+    check_tokens: bool = False,
 ) -> Outputs:
     """The outputs a command line asks for; raises UsageError for words it does not know."""
     from iris_cli.inference.outputs import OUTPUT_ENDINGS, Outputs

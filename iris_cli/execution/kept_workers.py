@@ -28,9 +28,7 @@ class KeptWorkers:
         fit = [
             worker
             for worker in self._workers
-            if function == self._function
-            and worker.number < count
-            and worker.process.is_alive()
+            if function == self._function and worker.number < count and worker.process.is_alive()
         ]
         self._kill([worker for worker in self._workers if worker not in fit])
         self._workers = []

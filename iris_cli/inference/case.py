@@ -78,16 +78,9 @@ def predict_volume(
     with stage("segmenting the query", volume.path):
         found = recipe.label(model, task, prepared, volume.grid, kept, how)
     with stage("comparing classes with the references", volume.path):
+        crops = comparison.crops(found.windows.all, len(kept))
         distances = own_distances(
-            model,
-            task,
-            prepared,
-            found.labels,
-            volume.grid,
-            kept,
-            crops=comparison.crops(found.windows.all, len(kept)),
-            device=how.device,
-            precision=how.precision,
+            model, task, prepared, found.labels, volume.grid, kept, how, crops=crops
         )
     entries = [task.header.classes[index] for index in kept]
     return Prediction(

@@ -16,8 +16,9 @@ import numpy.typing as npt
 import torch
 
 from iris_cli.inference.statistics import SLAB_VOXELS, ranked_slabs
+from iris_cli.inference.streaming import How
 from iris_cli.model.model import Model
-from iris_cli.network.precision import Precision, autocast_type
+from iris_cli.network.precision import autocast_type
 from iris_cli.preparation.prepare import PreparedImage
 from iris_cli.task.crops import Crop, Points, choose_crops_of_points, cut
 from iris_cli.task.encoding import encode_view
@@ -57,10 +58,9 @@ def own_distances(
     labels: Labels,
     native: Grid,
     kept: Sequence[int],
+    how: How,
     *,
     crops: int,
-    device: str,
-    precision: Precision,
 ) -> dict[str, float]:
     """Class name -> distance of its tokens in this case from those of the task.
 
@@ -75,8 +75,8 @@ def own_distances(
     values = {name: task.header.classes[i].value for name, i in index.items()}
     working = resample_labels(labels, native, prepared.grid)
     patch = (model.card.patch,) * 3
-    place = torch.device(device)
-    network, kind = model.network.to(place).eval(), autocast_type(precision, place)
+    place = torch.device(how.device)
+    network, kind = model.network.to(place).eval(), autocast_type(how.precision, place)
     found: dict[str, float] = {}
     for crop in _crops(working, values, patch)[:crops]:
         view = _view(prepared, working, values, crop, patch)
@@ -93,9 +93,7 @@ def _crops(labels: Labels, values: Mapping[str, int], patch: tuple[int, int, int
     return sorted(plan.crops, key=lambda crop: (-len(crop.classes), crop.start_zyx))
 
 
-def _points(
-    labels: Labels, values: Mapping[str, int]
-) -> tuple[dict[str, Points], dict[str, int]]:
+def _points(labels: Labels, values: Mapping[str, int]) -> tuple[dict[str, Points], dict[str, int]]:
     """Positions (n, 3) of about `SAMPLE` voxels of each class at most, and how many it has.
 
     Slab by slab: positions of all voxels would take more memory than the query.

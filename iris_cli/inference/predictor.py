@@ -57,8 +57,8 @@ class Predictor:
     """A model with a task, ready to compute; `iris_cli.workflows.load_predictor` makes one.
 
     classes: names to keep, None for all. device: cpu or cuda:N, where the model is. precision: of
-    the computation. skip_empty: see `streaming.How`. limits: of memory. comparison: of what is found
-    with the references, where labels become files.
+    the computation. skip_empty: see `streaming.How`. limits: of memory. comparison: of what is
+    found with the references, where labels become files.
     """
 
     model: Model

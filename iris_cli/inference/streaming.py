@@ -238,7 +238,7 @@ class _Decisions:
 
 
 def _edge(values: int, classes: int) -> int:
-    return max(SMALLEST_EDGE, min(LARGEST_EDGE, round((values / classes) ** (1 / 3))))
+    return max(SMALLEST_EDGE, min(LARGEST_EDGE, round(math.cbrt(values / classes))))
 
 
 def refuse_no_numbers(scores: Tensor, precision: str) -> None:

@@ -91,10 +91,10 @@ class Layout:
         """Cells, from this one on, whose `needed` part the window reaches into, and how far."""
         window = self.window(cell)
         found = []
-        for other in itertools.product(*map(self._reach, range(3), cell)):
-            box = common(window, self.needed(other))
+        for z, y, x in itertools.product(*map(self._reach, range(3), cell)):
+            box = common(window, self.needed((z, y, x)))
             if box is not None:
-                found.append((other, box))
+                found.append(((z, y, x), box))
         return found
 
     def waiting(self) -> tuple[int, int]:

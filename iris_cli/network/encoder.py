@@ -1,7 +1,7 @@
 """Image encoder E, shared by references and queries: a residual U-Net's way down.
 
 What it rounds off goes through the whole network and is enlarged on its way, so its blocks are
-`exact`; a third of the arithmetic makes nearly all of the rounding error of the logits.
+`exact`; a quarter of the arithmetic makes nearly all of the rounding error of the logits.
 """
 
 from __future__ import annotations

@@ -54,6 +54,18 @@ class LogitMap:
         z, y, x = (slice(a.start - f, a.stop - f) for a, f in zip(box, first, strict=True))
         return logits[..., z, y, x]
 
+    def cells(self, box: Box) -> Tensor:
+        """What the logits of a box of voxels are made of, of one item: (c0, z, y, x)."""
+        part, _ = self._cells(box)
+        return self.features[(0, slice(None), *part)]
+
+    @property
+    def classifier(self) -> Tensor:
+        """Of one item, for each place in a cell: (fold^3, K, c0 + 1), the offset last."""
+        weights = self.weights[0]
+        offsets = weights.new_zeros(weights.shape[:2]) if self.offsets is None else self.offsets[0]
+        return torch.cat([weights, offsets[..., None]], dim=2).transpose(0, 1)
+
     def windows(self) -> list[LogitMap]:
         """Each item of the batch by itself."""
         return [
@@ -74,7 +86,7 @@ class LogitMap:
     def _cells(self, box: Box) -> tuple[Box, Shape3]:
         """Voxels of the map that stand for a box, and the first voxel of the first of them."""
         fold = self.fold
-        z, y, x = (slice(part.start // fold, -(-part.stop // fold)) for part in box)
+        z, y, x = _cells_of(box, fold)
         return (z, y, x), (z.start * fold, y.start * fold, x.start * fold)
 
 
@@ -90,6 +102,18 @@ class Share:
     inside: Box
     weight: Tensor
 
+    @property
+    def lead(self) -> Shape3:
+        """How far into a cell of the map the box begins."""
+        pairs = zip(self.there, self.inside, strict=True)
+        z, y, x = ((a.start - b.start) % self.map.fold for a, b in pairs)
+        return z, y, x
+
+    def within(self, lead: Shape3) -> Box:
+        """`inside`, counted from the beginning of the first cell of the box."""
+        z, y, x = (slice(p.start + n, p.stop + n) for p, n in zip(self.inside, lead, strict=True))
+        return z, y, x
+
 
 def weighted_sum(shares: Sequence[Share], shape: Shape3) -> tuple[Tensor, Tensor | None]:
     """Sum of the weighted logits of several maps of the same classes, in a box of voxels.
@@ -97,19 +121,65 @@ def weighted_sum(shares: Sequence[Share], shape: Shape3) -> tuple[Tensor, Tensor
     returns: maps (R, ...) and their factors (K, R), of which the sums are made; or the sums
     (K, ...) themselves and None where cells are unfolded.
     """
-    device = shares[0].weight.device
     first = shares[0].map
     if first.fold > 1 or first.offsets is not None:
-        total = torch.zeros((first.weights.shape[1], *shape), device=device)
-        for one in shares:
-            logits = one.map.logits_in(one.there)[0]
-            total[(slice(None), *one.inside)] += logits * one.weight
-        return total, None
-    maps = torch.zeros((len(shares), first.features.shape[1], *shape), device=device)
+        return _unfolded_sum(shares, shape), None
+    maps = first.weights.new_zeros(len(shares), first.features.shape[1], *shape)
     for one, part in zip(shares, maps, strict=True):
         features = one.map.features[(0, slice(None), *one.there)]
         torch.mul(features, one.weight, out=part[(slice(None), *one.inside)])
     return maps.flatten(0, 1), torch.cat([one.map.weights[0, :, 0] for one in shares], dim=1)
+
+
+def _unfolded_sum(shares: Sequence[Share], shape: Shape3) -> Tensor:
+    """Maps whose cells lie alike in the box are summed before they are unfolded: (K, ...)."""
+    total: Tensor | None = None
+    alike: dict[Shape3, list[Share]] = {}
+    for one in shares:
+        alike.setdefault(one.lead, []).append(one)
+    for lead, some in alike.items():
+        z, y, x = (slice(first, first + n) for first, n in zip(lead, shape, strict=True))
+        part = _summed_cells(some, lead, shape)[:, z, y, x]
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def _summed_cells(shares: Sequence[Share], lead: Shape3, shape: Shape3) -> Tensor:
+    """(K, Z, Y, X) of whole cells around a box that begins `lead` voxels into the first one.
+
+    Every voxel of a cell has a weight and a classifier of its own, so there is one product for
+    each of the fold^3 places in a cell. Offsets are the factors of one more map, of ones.
+    """
+    first = shares[0].map
+    fold, channels = first.fold, first.features.shape[1]
+    z, y, x = (-(-(a + n) // fold) for a, n in zip(lead, shape, strict=True))
+    maps = first.weights.new_zeros(fold**3, len(shares), channels + 1, z, y, x)
+    for number, one in enumerate(shares):
+        weight = first.weights.new_zeros(z * fold, y * fold, x * fold)
+        weight[one.within(lead)] = one.weight
+        cells = _cells_of(one.within(lead), fold)
+        places = _folded(weight, fold)[(slice(None), None, *cells)]
+        features = one.map.cells(one.there)
+        part = maps[(slice(None), number, slice(None), *cells)]
+        torch.mul(features, places, out=part[:, :channels])
+        part[:, channels:] = places
+    mix = torch.cat([one.map.classifier for one in shares], dim=2)
+    found = torch.bmm(mix, maps.flatten(1, 2).flatten(2))
+    blocks = found.view(fold, fold, fold, -1, z, y, x).permute(3, 4, 0, 5, 1, 6, 2)
+    return blocks.reshape(-1, z * fold, y * fold, x * fold)
+
+
+def _cells_of(box: Box, fold: int) -> Box:
+    z, y, x = (slice(part.start // fold, -(-part.stop // fold)) for part in box)
+    return z, y, x
+
+
+def _folded(voxels: Tensor, fold: int) -> Tensor:
+    """(Z, Y, X) -> (fold^3, z, y, x)."""
+    z, y, x = (n // fold for n in voxels.shape)
+    blocks = voxels.view(z, fold, y, fold, x, fold).permute(1, 3, 5, 0, 2, 4)
+    return blocks.reshape(fold**3, z, y, x)
 
 
 def _multiply_out(features: Tensor, weights: Tensor, offsets: Tensor | None) -> Tensor:

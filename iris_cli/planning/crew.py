@@ -1,4 +1,5 @@
-"""How many worker processes fit into the memory there is, said before they start."""
+"""How many worker processes fit into the memory there is and have enough to do, said before they
+start."""
 
 from __future__ import annotations
 
@@ -9,6 +10,9 @@ from iris_cli.errors import EnvironmentProblem
 from iris_cli.execution.memory import gigabytes, memory_limit, resident_bytes
 
 NAMES_SHOWN = 5
+# CPU seconds until a new process works: imports. Each shall work at least twice as long.
+START_S = 0.5
+WORK_OVER_START = 2.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,21 @@ def choose_crew(needs: Mapping[str, int], workers: int, max_ram: int | None = No
         else ""
     )
     return Crew(min(most, allowed), together[most], note)
+
+
+def worth_starting(workers: int, work_s: float) -> tuple[int, str]:
+    """As many of the workers as have enough to do, and why there are fewer than were asked for.
+
+    work_s: what all cases take together. One is always started where workers were asked for: it
+    protects this process from cases that end theirs.
+    """
+    enough = max(1, int(work_s / (WORK_OVER_START * START_S)))
+    if workers <= enough:
+        return workers, ""
+    return enough, (
+        f"{enough} of {workers} workers: the cases take about {work_s:.1f} s, "
+        f"and starting a worker takes {START_S:g} s"
+    )
 
 
 def _too_large(needs: Mapping[str, int], limit: int, own: int) -> EnvironmentProblem:

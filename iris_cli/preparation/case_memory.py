@@ -22,6 +22,9 @@ IMAGE_BYTES = 2  # float16
 STATISTICS_COPIES = 1.1
 # Grids that are turned against each other are worked as a whole, in float32, with two copies.
 TURNED_BYTES = 12
+# CPU seconds of a case however small, and of what it holds beyond a small one (2 cores, 2026).
+CASE_S = 0.015
+S_PER_BYTE = 1e-8
 
 
 def predicted_bytes(payload: PreprocessPayload) -> int | None:
@@ -30,6 +33,11 @@ def predicted_bytes(payload: PreprocessPayload) -> int | None:
         return case_bytes(payload)
     except (DataRefused, UsageError, EnvironmentProblem):
         return None
+
+
+def predicted_seconds(needs_bytes: int | None) -> float:
+    """About how long one process works on a case, from `predicted_bytes`: right within a half."""
+    return CASE_S + S_PER_BYTE * max(0, (needs_bytes or 0) - PROCESS_BYTES - SLAB_BYTES)
 
 
 def case_bytes(payload: PreprocessPayload) -> int:

@@ -33,6 +33,7 @@ from iris_cli.preparation.store import (
     describe_classes,
     read_stored_receipt,
     receipt_path,
+    slabs_of,
     view_name,
     write_case,
 )
@@ -210,8 +211,8 @@ def _label_view(payload: PreprocessPayload, image_grid: Grid) -> _LabelView:
         content_hash = volume.content_hash()
     with stage("checking the label map", payload.label):
         aligned = _on_grid(volume, image_grid, what="label map", image=payload.images[0])
-        # Plane by plane: sorting a whole volume takes another one of memory.
-        present = {int(v) for plane in aligned.array for v in np.unique(plane)}
+        # Slab by slab: sorting a whole volume takes another one of memory.
+        present = {int(v) for slab in slabs_of(aligned.array) for v in np.unique(slab)}
         _refuse_undeclared(payload, present)
     with stage("resampling the label map", payload.label):
         working = resample_labels(aligned.array, image_grid, image_grid.working(payload.spacing_mm))

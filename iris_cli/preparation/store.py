@@ -21,7 +21,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import blosc2
 import numpy as np
 import numpy.typing as npt
 
@@ -35,6 +34,7 @@ from iris_cli.volume.reading import smallest_label_type
 STORE_VERSION = 1
 RECEIPT_FORMAT = "iris-store-1"
 MAX_COORDINATES = 256
+SLAB_VOXELS = 1 << 18
 
 # A 64-patch touches at most 8 chunks, and of each only the blocks it needs are decompressed. Read
 # once and again by every episode, a store is made for reading: against zstd-1 images take a third
@@ -48,12 +48,12 @@ class _Layout:
     """How an array is cut and packed: edge of its blocks in voxels, and what goes before lz4."""
 
     block_edge: int
-    filter: blosc2.Filter
+    filter: Literal["BITSHUFFLE", "NOFILTER"]
 
 
-_IMAGE = _Layout(16, blosc2.Filter.BITSHUFFLE)
+_IMAGE = _Layout(16, "BITSHUFFLE")
 # Label maps are runs of equal bytes already.
-_LABEL = _Layout(32, blosc2.Filter.NOFILTER)
+_LABEL = _Layout(32, "NOFILTER")
 
 Region = tuple[slice, slice, slice]
 Role = Literal["train", "validate", "test", "unlabelled"]
@@ -248,6 +248,16 @@ def remove_view(folder: Path, name: str) -> None:
         path.unlink(missing_ok=True)
 
 
+def slabs_of(array: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """A volume (z, y, x) as views of some planes each, SLAB_VOXELS or one plane.
+
+    Of large volumes what is made of a slab stays small; small ones are one slab, as calls for every
+    plane would take most of their time.
+    """
+    step = max(1, SLAB_VOXELS // max(1, array[0].size))
+    return [array[z : z + step] for z in range(0, len(array), step)]
+
+
 def describe_classes(
     label: npt.NDArray[np.integer[Any]], classes: Mapping[str, tuple[int, ...]], *, seed: str
 ) -> dict[str, StoredClass]:
@@ -257,18 +267,21 @@ def describe_classes(
     The voxels of a class in scan order are cut into 256 equal runs and one voxel is drawn from
     each, by a generator seeded from `seed` and the class name: the same for any machine and order.
     """
-    counts = [_count_values(plane) for plane in label]
+    slabs = slabs_of(label)
+    counts = [_count_values(slab) for slab in slabs]
     wanted = {
         name: _Wanted.of_class(counts, values, seed=f"{seed}/{name}")
         for name, values in classes.items()
     }
-    # Plane by plane: the indices of all labelled voxels at once would be 24 bytes for each.
-    for z, plane in enumerate(label):
-        asked = [one for one in wanted.values() if one.ranks_by_plane[z].size]
-        grouped = _group_by_value(plane) if asked else None
+    # Slab by slab: the indices of all labelled voxels at once would be 24 bytes for each.
+    first = 0
+    for number, slab in enumerate(slabs):
+        asked = [one for one in wanted.values() if one.ranks_by_slab[number].size]
+        grouped = _group_by_value(slab) if asked else None
         for one in asked:
             assert grouped is not None
-            one.take(z, plane.shape[1], *grouped)
+            one.take(number, (first, *slab.shape[1:]), *grouped)
+        first += len(slab)
     return {
         name: StoredClass(
             values=tuple(classes[name]), voxels=one.voxels, coordinates=tuple(one.places)
@@ -281,12 +294,12 @@ def describe_classes(
 class _Wanted:
     """Which voxels of a class are wanted, and where they were found.
 
-    ranks_by_plane: per plane, the wanted ones by their number among its voxels of the class.
+    ranks_by_slab: per slab, the wanted ones by their number among its voxels of the class.
     """
 
     values: tuple[int, ...]
     voxels: int
-    ranks_by_plane: list[npt.NDArray[np.intp]]
+    ranks_by_slab: list[npt.NDArray[np.intp]]
     places: list[tuple[int, int, int]]
 
     @classmethod
@@ -294,8 +307,8 @@ class _Wanted:
         cls, counts: Sequence[Mapping[int, int]], values: tuple[int, ...], *, seed: str
     ) -> _Wanted:
         distinct = tuple(dict.fromkeys(values))
-        by_plane = [sum(plane.get(value, 0) for value in distinct) for plane in counts]
-        edges = np.cumsum([0, *by_plane])
+        by_slab = [sum(slab.get(value, 0) for value in distinct) for slab in counts]
+        edges = np.cumsum([0, *by_slab])
         ranks = _spread(int(edges[-1]), seed=seed)
         cuts = np.searchsorted(ranks, edges)
         split = [
@@ -305,23 +318,33 @@ class _Wanted:
 
     def take(
         self,
-        z: int,
-        width: int,
+        number: int,
+        place: tuple[int, int, int],
         values: npt.NDArray[Any],
         order: npt.NDArray[np.intp],
         starts: npt.NDArray[np.intp],
     ) -> None:
-        """Find the wanted voxels of plane z among its voxels, grouped by value."""
+        """Find the wanted voxels of a slab among its voxels, grouped by value.
+
+        place: its first plane, and its height and width.
+        """
         runs = [
             order[starts[i] : starts[i + 1]] for i in np.flatnonzero(np.isin(values, self.values))
         ]
-        flat = np.sort(np.concatenate(runs))[self.ranks_by_plane[z]]
-        self.places.extend((z, int(y), int(x)) for y, x in zip(*divmod(flat, width), strict=True))
+        flat = np.sort(np.concatenate(runs))[self.ranks_by_slab[number]]
+        first, height, width = place
+        z, yx = divmod(flat, height * width)
+        self.places.extend(zip((z + first).tolist(), *_rows(yx, width), strict=True))
 
 
-def _count_values(plane: npt.NDArray[np.integer[Any]]) -> dict[int, int]:
+def _rows(flat: npt.NDArray[np.intp], width: int) -> tuple[list[int], list[int]]:
+    y, x = divmod(flat, width)
+    return y.tolist(), x.tolist()
+
+
+def _count_values(slab: npt.NDArray[np.integer[Any]]) -> dict[int, int]:
     """Voxels of every value."""
-    flat = plane.reshape(-1)
+    flat = slab.reshape(-1)
     if flat.dtype.kind == "u" and flat.dtype.itemsize <= 2:
         table = np.bincount(flat)
         values = np.flatnonzero(table)
@@ -331,10 +354,10 @@ def _count_values(plane: npt.NDArray[np.integer[Any]]) -> dict[int, int]:
 
 
 def _group_by_value(
-    plane: npt.NDArray[np.integer[Any]],
+    slab: npt.NDArray[np.integer[Any]],
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Flat indices of the labelled voxels of a plane, sorted by value: once for all classes."""
-    flat = plane.reshape(-1)
+    """Flat indices of the labelled voxels of a slab, sorted by value: once for all classes."""
+    flat = slab.reshape(-1)
     filled = np.flatnonzero(flat)
     found = flat[filled]
     order = filled[np.argsort(found, kind="stable")]
@@ -357,6 +380,8 @@ def _slices(region: Region | None) -> Region:
 
 
 def _open_array(path: Path) -> Any:
+    import blosc2  # 0.2 CPU s, for those only who open arrays
+
     try:
         return blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
     except (RuntimeError, OSError, ValueError) as error:
@@ -369,6 +394,8 @@ def _open_array(path: Path) -> Any:
 
 
 def _publish_array(path: Path, array: npt.NDArray[Any], layout: _Layout) -> int:
+    import blosc2
+
     chunks = tuple(min(CHUNK_EDGE, max(n, 1)) for n in array.shape)
     blocks = tuple(min(layout.block_edge, n) for n in chunks)
 
@@ -382,7 +409,7 @@ def _publish_array(path: Path, array: npt.NDArray[Any], layout: _Layout) -> int:
             cparams={
                 "codec": blosc2.Codec.LZ4,
                 "clevel": COMPRESSION_LEVEL,
-                "filters": [layout.filter],
+                "filters": [blosc2.Filter[layout.filter]],
                 "nthreads": 1,
             },
         )

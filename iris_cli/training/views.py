@@ -186,7 +186,8 @@ def sample_image(
     # grid_sample wants x, y, z from -1 to 1 over the outer edges of the source.
     units = [w * (2 / (frame.step * n)) + ((1 - 2 * o / frame.step) / n - 1) for w, o, n in axes]
     grid = torch.stack(units[::-1], dim=-1)[None]
-    return functional.grid_sample((source - fill)[None, None], grid, align_corners=False)[0, 0] + fill
+    inside = (source - fill)[None, None]
+    return functional.grid_sample(inside, grid, align_corners=False)[0, 0] + fill
 
 
 def sample_masks(

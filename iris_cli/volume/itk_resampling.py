@@ -67,8 +67,8 @@ def resample_nearest(array: npt.NDArray[Any], source: Grid, target: Grid) -> npt
         )
         result = np.zeros(target.shape_zyx, array.dtype)
         plane_inside, within = in_y[:, None] & in_x, np.ix_(y, x)
-        for plane in np.flatnonzero(in_z):
-            result[plane][plane_inside] = array[z[plane]][within][plane_inside]
+        for place in np.flatnonzero(in_z):
+            result[place][plane_inside] = array[z[place]][within][plane_inside]
         return result
     result = np.zeros(target.shape_zyx, array.dtype)
     for plane in range(target.shape_zyx[0]):

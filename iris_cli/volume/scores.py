@@ -283,8 +283,7 @@ class _Span:
         """Rows after resampling for each one before."""
         if self.weights is None:
             return 1.0
-        after, before = self.weights.shape
-        return after / before
+        return float(len(self.weights) / self.weights[0].size)
 
     def apply(self, scores: Tensor, dim: int) -> Tensor:
         """scores: (K, z, y, x), of which `dim` (1 to 3) is resampled; nearly all of it is zeros,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ from iris_cli.files.publish import publish_json
 from iris_cli.files.schema import read_json
 from iris_cli.planning.estimate import estimate_training
 from iris_cli.planning.plan import Plan
-from iris_cli.planning.training_sets import sets_for_training
 from iris_cli.training.catalogue import read_catalogue
 from iris_cli.training.distributed import Ranks
 from iris_cli.training.observers import Observer
 from iris_cli.training.run import plan_fingerprint
+from iris_cli.training.settings import SetForTraining
 from iris_cli.workflows.run_folder import MANIFEST
 from iris_cli.workflows.validation import InContextValidation
 
@@ -62,15 +63,18 @@ def session_of(device: str, ranks: Ranks) -> dict[str, Any]:
 
 
 def new_manifest(
-    plan: Plan, workspace: Path, device: str, ranks: Ranks, validation: InContextValidation
+    plan: Plan,
+    sets: Sequence[SetForTraining],
+    device: str,
+    ranks: Ranks,
+    validation: InContextValidation,
 ) -> dict[str, Any]:
     """What a run is begun with; raises DataRefused where there is nothing to train on."""
-    sets = sets_for_training(plan, workspace)
     return {
         "seed": plan.training.seed,
         "plan_fingerprint": plan_fingerprint(plan.network, plan.training, sets, plan.patch),
         "data_fingerprint": read_catalogue(sets).fingerprint(),
-        "sets": {name: plan.store_folder(workspace, name).name for name in plan.sets},
+        "sets": {name: plan.key(name) for name in plan.sets},
         "validation": validation.to_json(),
         "memory": _memory(plan, device, ranks),
         "sessions": [],

@@ -101,6 +101,13 @@ class PredictSettings:
     strict: bool = False
 
     @property
+    def precision_of_all(self) -> Precision:
+        """One for all cases, whichever device each of them meets; see `choose_precision`."""
+        devices = self.devices or (self.device,)
+        found = {choose_precision(self.precision, device) for device in devices}
+        return found.pop() if len(found) == 1 else "fp32"
+
+    @property
     def overlap(self) -> bool:
         """Whether reading and writing overlap with computing where there are no workers.
 
@@ -350,13 +357,6 @@ def _on_device(devices: Sequence[str], payload: PredictPayload, worker: int) -> 
     return replace(payload, device=devices[worker % len(devices)])
 
 
-def _precision(settings: PredictSettings) -> Precision:
-    """One for all cases, whichever device each of them meets."""
-    devices = settings.devices or (settings.device,)
-    found = {choose_precision(settings.precision, device) for device in devices}
-    return found.pop() if len(found) == 1 else "fp32"
-
-
 def dry_run(
     inputs: Path | Sequence[Path],
     output: Path,
@@ -575,7 +575,7 @@ def _payload(
         model=model,
         classes=settings.classes,
         device=settings.device,
-        precision=_precision(settings),
+        precision=settings.precision_of_all,
         # Nodes that choose differently would undo each other's cases.
         any_precision=settings.precision == "auto",
         skip_empty=settings.skip_empty,

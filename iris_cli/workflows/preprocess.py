@@ -8,7 +8,7 @@ Test cases are left out: training never needs them, and scoring works on raw vol
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,11 @@ from iris_cli.execution.progress import Progress
 from iris_cli.execution.schedule import Rules
 from iris_cli.execution.signals import StopRequest
 from iris_cli.files.schema import nearest
-from iris_cli.planning.crew import Crew, choose_crew
+from iris_cli.planning.crew import Crew, choose_crew, worth_starting
 from iris_cli.planning.declared import refuse_changed
 from iris_cli.planning.plan import PREPROCESSED, Plan, SetPlan, read_plan
 from iris_cli.planning.training_sets import modality_of
-from iris_cli.preparation.case_memory import predicted_bytes
+from iris_cli.preparation.case_memory import predicted_bytes, predicted_seconds
 from iris_cli.preparation.preprocess import PreprocessPayload, preprocess_case
 from iris_cli.preparation.store import Role, list_cases, receipt_path, remove_view, view_name
 
@@ -103,14 +103,14 @@ def preprocess(
     """Preprocess the training, validation and unlabelled cases of a plan's sets.
 
     sets: some of the plan's (default all). max_ram: bytes that all processes together may take (by
-    default what the machine has); as many of the `workers` work as fit. part: the share of the
-    cases to work on first. dask: a cluster that does the cases in place of workers (`DaskEngine`).
-    only_failed: of these those that an earlier run noted as failed. A case
+    default what the machine has); as many of the `workers` work as fit and have enough to do.
+    part: the share of the cases to work on first. dask: a cluster that does the cases in place of
+    workers (`DaskEngine`). only_failed: of these those that an earlier run noted as failed. A case
     that fails ends the run where `strict`; else it is in the report, whose exit code is 3 then (4
     where nothing could be done because of the data).
     raises UsageError for a set that is not in the plan, DataRefused where a raw set lacks cases of
-    the plan or was changed since, EnvironmentProblem where a case needs more than `max_ram`, Stopped
-    on a signal.
+    the plan or was changed since it was planned, EnvironmentProblem where a case needs more than
+    `max_ram`, Stopped on a signal.
     """
     workspace = workspace if dask is None else workspace.absolute()
     engine = None if dask is None else DaskEngine(dask, workspace)
@@ -123,7 +123,7 @@ def preprocess(
         _forget_test_cases(planned, workspace, name)
         payloads += payloads_of_set(planned, name, raw, workspace)
     jobs = [CaseJob(f"{p.set}/{p.case}", p, needs_bytes=predicted_bytes(p)) for p in payloads]
-    crew = choose_crew({job.name: job.needs_bytes or 0 for job in jobs}, workers, max_ram)
+    crew = _crew(jobs, workers, max_ram)
     failures = workspace / PREPROCESSED / ".failed"
 
     def run(some: Sequence[CaseJob], waits: bool) -> RunSummary:
@@ -150,6 +150,12 @@ def preprocess(
     )
     folders = {name: planned.store_folder(workspace, name) for name in names}
     return PreprocessReport(summary, folders, crew, share)
+
+
+def _crew(jobs: Sequence[CaseJob], workers: int, max_ram: int | None) -> Crew:
+    worth, why = worth_starting(workers, sum(predicted_seconds(job.needs_bytes) for job in jobs))
+    crew = choose_crew({job.name: job.needs_bytes or 0 for job in jobs}, worth, max_ram)
+    return replace(crew, note=crew.note or why)
 
 
 def _is_stored(payload: PreprocessPayload) -> bool:

@@ -28,7 +28,7 @@ from iris_cli.training.launch import launch
 from iris_cli.training.observers import Observer
 from iris_cli.training.run import TrainingOutcome
 from iris_cli.training.run import train as train_network
-from iris_cli.training.settings import WITHOUT_INFLUENCE
+from iris_cli.training.settings import WITHOUT_INFLUENCE, SetForTraining
 from iris_cli.workflows.manifest import (
     Sessions,
     frozen_validation,
@@ -107,7 +107,7 @@ def train(
     sets = sets_for_training(plan, workspace, read_trained_raw(plan, workspace))
     with joined(torch.device(device), plan.training.timeout_s) as ranks:
         manifest = ranks.from_first(
-            lambda: _open_run(folder, plan, options, device, ranks), "opening the run folder"
+            lambda: _open_run(folder, plan, sets, options, device, ranks), "opening the run folder"
         )
         frozen = frozen_validation(manifest)
         chosen = options.validation or frozen or InContextValidation()
@@ -153,7 +153,12 @@ def _train_rank(
 
 
 def _open_run(
-    folder: Path, plan: Plan, options: TrainOptions, device: str, ranks: Ranks
+    folder: Path,
+    plan: Plan,
+    sets: Sequence[SetForTraining],
+    options: TrainOptions,
+    device: str,
+    ranks: Ranks,
 ) -> dict[str, Any]:
     """Write what a new run begins with; a run that goes on keeps it. returns: its manifest."""
     given = options.validation or InContextValidation()
@@ -161,7 +166,7 @@ def _open_run(
     # Made before anything is written: a run that cannot begin leaves no plan that is frozen.
     made = None
     if not manifest.exists():
-        made = new_manifest(plan, options.workspace, device, ranks, given)
+        made = new_manifest(plan, sets, device, ranks, given)
     if not own.exists():
         write_plan(own, plan)
     if made is not None:

@@ -126,6 +126,7 @@ def test_clusters_that_do_not_fit_are_refused(
     assert "--dask" in ran.err or str(words[1]) in ran.err
 
 
+@pytest.mark.slow
 def test_preprocess_takes_a_share_too(iris: Iris, phantoms: Path, tmp_path: Path) -> None:
     assert iris("plan", phantoms, "-w", tmp_path, "--preset", "tiny").code == 0
     words = ("preprocess", "-w", tmp_path, "--json")

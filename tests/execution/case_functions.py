@@ -48,6 +48,16 @@ def publish_once(order: Order) -> CaseResult:
     return CaseResult("done", {})
 
 
+def alone_in_its_process(order: Order) -> CaseResult:
+    """Raises FileExistsError where another case is in work in this process."""
+    assert order.folder is not None
+    mark = order.folder / f"in_work_{os.getpid()}"
+    mark.touch(exist_ok=False)
+    time.sleep(0.05)
+    mark.unlink()
+    return CaseResult("done", {})
+
+
 def environment_of_worker(order: Order) -> CaseResult:
     """What a worker sees of the thread settings."""
     names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")

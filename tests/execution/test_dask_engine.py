@@ -6,9 +6,12 @@ import importlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,13 @@ from iris_cli.execution import dask_engine
 from iris_cli.execution.dask_engine import DaskEngine
 from iris_cli.execution.jobs import CaseJob, RunSummary, run_cases
 from iris_cli.execution.signals import StopRequest
-from tests.execution.case_functions import Order, environment_of_worker, perform, publish_once
+from tests.execution.case_functions import (
+    Order,
+    alone_in_its_process,
+    environment_of_worker,
+    perform,
+    publish_once,
+)
 from tests.execution.test_jobs import jobs, statuses
 
 distributed = pytest.importorskip("distributed")
@@ -81,6 +90,18 @@ def test_a_worker_has_one_case_with_one_thread_at_a_time(cluster: str, tmp_path:
     assert outcome.result.receipt["OMP_NUM_THREADS"] == "1"
 
 
+def test_lines_that_share_a_cluster_do_not_share_a_worker_at_a_time(
+    cluster: str, tmp_path: Path
+) -> None:
+    def line() -> RunSummary:
+        orders = [Order("work", value, tmp_path) for value in range(6)]
+        return run_cases(jobs(*orders), alone_in_its_process, engine=DaskEngine(cluster, tmp_path))
+
+    with ThreadPoolExecutor(2) as threads:
+        lines = [threads.submit(line) for _ in range(2)]
+        assert [statuses(one.result()) for one in lines] == [["done"] * 6] * 2
+
+
 def test_a_signal_lets_the_cases_in_work_finish_and_begins_no_other(
     cluster: str, tmp_path: Path
 ) -> None:
@@ -139,6 +160,39 @@ def test_a_scheduler_that_is_not_there_is_named(
     with pytest.raises(EnvironmentProblem, match="cannot be reached") as refused:
         run("tcp://127.0.0.1:9", tmp_path, Order("work"))
     assert "tcp://127.0.0.1:9" in str(refused.value.found)
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_dies_ends_the_job_with_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "scheduler.json"
+    alone = ("--host", "tcp://127.0.0.1", "--port", "0", "--no-dashboard")
+    line = [sys.executable, "-m", "dask", "scheduler", *alone, "--scheduler-file", file]
+    worker = [sys.executable, "-m", "dask", "worker", "--scheduler-file", file, "--no-dashboard"]
+    root = Path(__file__).resolve().parents[2]
+    started = [
+        subprocess.Popen(
+            words, env={**os.environ, "PYTHONPATH": str(root)}, stderr=subprocess.DEVNULL
+        )
+        for words in (line, worker)
+    ]
+    scheduler = started[0]
+
+    def kill() -> None:
+        while not (tmp_path / "started").exists():
+            time.sleep(0.01)
+        scheduler.kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    while not file.exists():
+        time.sleep(0.05)
+    with pytest.raises(EnvironmentProblem, match="cannot be reached") as refused:
+        run(str(file), tmp_path, *[Order("sleep", 2, tmp_path)] * 5)
+    assert "scheduler.json" in str(refused.value.file)
+    thread.join()
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 def test_a_scheduler_without_workers_is_not_waited_for_for_ever(tmp_path: Path) -> None:

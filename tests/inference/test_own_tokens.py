@@ -12,6 +12,7 @@ import torch
 from iris_cli.dataset.classes import ClassLabel
 from iris_cli.inference import own_tokens
 from iris_cli.inference.own_tokens import Comparison, own_distances
+from iris_cli.inference.streaming import How
 from iris_cli.model.model import Model, ModelCard
 from iris_cli.network.config import NetworkConfig
 from iris_cli.network.iris_network import IrisNetwork
@@ -54,9 +55,8 @@ def distances(
     model: Model, task: Task, query: Volume, labels: np.ndarray, crops: int = 9
 ) -> dict[str, float]:
     prepared = prepare_image(query, task.header.modality, task.header.spacing_mm)
-    options = {"crops": crops, "device": "cpu", "precision": "fp32"}
     kept = range(len(task.header.classes))
-    return own_distances(model, task, prepared, labels, query.grid, kept, **options)  # type: ignore[arg-type]
+    return own_distances(model, task, prepared, labels, query.grid, kept, How(), crops=crops)
 
 
 def test_a_case_that_is_the_reference_is_like_it_and_a_moved_mask_is_not(

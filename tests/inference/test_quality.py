@@ -54,9 +54,7 @@ def test_what_is_cut_in_most_references_is_no_news_and_their_volumes_are_no_boun
 def test_tokens_far_from_those_of_the_references_are_flagged_with_both_numbers() -> None:
     near, far = Likeness.of(0.1, ()), Likeness.of(0.26, ())
     assert quality_flags(found(25), 0.95, WHOLE, near) == {}
-    assert quality_flags(found(25), 0.95, WHOLE, far) == {
-        UNLIKE: "token distance 0.26, above 0.1"
-    }
+    assert quality_flags(found(25), 0.95, WHOLE, far) == {UNLIKE: "token distance 0.26, above 0.1"}
 
 
 def test_references_that_differ_more_allow_more_and_alike_ones_not_less() -> None:

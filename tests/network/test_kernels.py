@@ -19,6 +19,7 @@ from iris_cli.network.kernels import slices
 from iris_cli.network.kernels.depth_filter import (
     DepthFilter,
     DirectFilter,
+    PlaneFilter,
     SlabFilter,
     choose_filter,
 )
@@ -60,11 +61,27 @@ def test_direct_filter_is_the_convolution(size: int) -> None:
     )
 
 
+def test_plane_filter_is_the_convolution_and_nearer_than_the_others() -> None:
+    weight, slab = torch.randn(32, 32, 3, 3, 3), torch.randn(10, 32, 16, 16).relu_()
+    expected = _convolved(slab.double(), weight.double())
+
+    def error(kernel: type[PlaneFilter] | type[DirectFilter] | type[DepthFilter]) -> float:
+        found = kernel.of(weight, FP32)(slab.contiguous(memory_format=torch.channels_last))
+        return float((found - expected).square().mean().sqrt() / expected.std())
+
+    assert error(PlaneFilter) < 5e-7
+    assert error(PlaneFilter) <= 1.1 * error(DirectFilter)
+    assert 1.5 * error(PlaneFilter) < error(DepthFilter) < 2e-6
+
+
 def test_only_deep_maps_and_kernels_of_three_are_transformed() -> None:
     three, five = torch.randn(2, 2, 3, 3, 3), torch.randn(2, 2, 5, 5, 5)
     assert isinstance(choose_filter(three, 64, FP32), DepthFilter)
     assert isinstance(choose_filter(three, 4, FP32), DirectFilter)
     assert isinstance(choose_filter(five, 64, FP32), DirectFilter)
+    assert isinstance(choose_filter(three, 64, FP32, exact=True), PlaneFilter)
+    assert isinstance(choose_filter(five, 64, FP32, exact=True), DirectFilter)
+    assert isinstance(choose_filter(three, 64, torch.bfloat16, exact=True), DirectFilter)
 
 
 @pytest.mark.usefixtures("many_slabs")
@@ -97,6 +114,20 @@ def test_stack_of_blocks_joined_with_the_map_below(kernel: int, depth: int) -> N
     assert found.is_contiguous(memory_format=torch.channels_last_3d)
     assert torch.equal(x, kept)
     torch.testing.assert_close(found, _plain(blocks, x, below), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("many_slabs")
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_result_may_take_the_place_of_the_map(kernel: int, batch: int) -> None:
+    blocks = [ResidualBlock(6 + 4, 6, kernel), ResidualBlock(6, 6, kernel)]
+    x = torch.randn(batch, 6, 14, 8, 10).contiguous(memory_format=torch.channels_last_3d)
+    below = torch.randn(batch, 4, 3, 4, 5)
+    expected = _plain(blocks, x, below)
+    found = residual_stack(blocks, x, below, overwrite=True)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    if batch == 1:
+        assert found.data_ptr() == x.data_ptr()
 
 
 def test_block_without_shortcut_convolution_leaves_its_input() -> None:
@@ -157,10 +188,12 @@ def test_threads_that_share_a_cache_get_the_filter_of_their_weights(
     cache, mine, yours = FilterCache(), torch.randn(1, 2, 3, 3, 3), torch.randn(1, 2, 3, 3, 3)
     plain, left = residual_stack_kernel.choose_filter, [yours]
 
-    def interrupted(weight: Tensor, depth: int, kind: torch.dtype) -> SlabFilter:
+    def interrupted(
+        weight: Tensor, depth: int, kind: torch.dtype, *, exact: bool
+    ) -> SlabFilter:
         if left:
             cache.filter([left.pop()], depth, kind)
-        return plain(weight, depth, kind)
+        return plain(weight, depth, kind, exact=exact)
 
     monkeypatch.setattr(residual_stack_kernel, "choose_filter", interrupted)
     slab = torch.randn(6, 2, 5, 5)
@@ -215,6 +248,8 @@ def test_network_without_gradient_computes_the_same(changes: dict[str, object]) 
     with torch.enable_grad():
         plain = network.decode(network.encode_image(image), tokens, valid).detach()
     assert (found - plain).abs().max() < 1e-4 * plain.abs().max()
+    again = network.decode(network.encode_image(image), tokens, valid, overwrite=True)
+    torch.testing.assert_close(again, found, atol=1e-6, rtol=1e-6)
 
 
 def _plain(blocks: list[ResidualBlock], x: Tensor, below: Tensor | None = None) -> Tensor:

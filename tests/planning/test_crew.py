@@ -6,7 +6,7 @@ import pytest
 
 from iris_cli.errors import EnvironmentProblem
 from iris_cli.planning import crew as room
-from iris_cli.planning.crew import choose_crew
+from iris_cli.planning.crew import choose_crew, worth_starting
 
 NEEDS = {"a": 30, "b": 20, "c": 10}
 
@@ -50,3 +50,11 @@ def test_without_a_limit_it_is_that_of_the_machine(monkeypatch: pytest.MonkeyPat
 
 def test_nothing_to_do_needs_nothing() -> None:
     assert choose_crew({}, 2, 1).needed_bytes <= 5
+
+
+@pytest.mark.parametrize(("work_s", "started"), [(0.0, 1), (0.9, 1), (2.5, 2), (60.0, 8)])
+def test_no_more_workers_are_started_than_have_enough_to_do(work_s: float, started: int) -> None:
+    workers, why = worth_starting(8, work_s)
+    assert workers == started
+    assert bool(why) == (started < 8)
+    assert worth_starting(0, work_s) == (0, "")

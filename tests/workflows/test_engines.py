@@ -24,7 +24,7 @@ from tests.workflows.conftest import GRID, scene
 
 distributed = pytest.importorskip("distributed")
 
-CASES = tuple("abcdefgh")
+CASES = tuple("abcdef")
 Run = Callable[..., str]
 
 

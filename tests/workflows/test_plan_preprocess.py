@@ -15,6 +15,7 @@ import pytest
 from iris_cli.dataset.raw import read_raw_dataset
 from iris_cli.errors import DataRefused, EnvironmentProblem, UsageError
 from iris_cli.execution.parts import Part
+from iris_cli.planning import crew
 from iris_cli.planning.plan import read_plan
 from iris_cli.planning.training_sets import sets_for_training
 from iris_cli.preparation.store import list_cases, open_case
@@ -116,8 +117,13 @@ def test_a_dask_cluster_makes_what_one_process_makes(
     assert contents(other) == contents(workspace)
 
 
-def test_fewer_workers_work_where_all_of_them_would_not_fit(workspace: Path) -> None:
+def test_fewer_workers_work_where_all_of_them_would_not_fit(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     report = planned(workspace)
+    few = preprocess(report.plan, workspace=workspace, workers=2).memory
+    assert (few.workers, few.note[:14]) == (1, "1 of 2 workers")  # for five small boxes
+    monkeypatch.setattr(crew, "START_S", 1e-6)
     plenty = preprocess(report.plan, workspace=workspace, workers=2).memory
     assert (plenty.workers, plenty.note) == (2, "")
     tight = preprocess(report.plan, workspace=workspace, workers=2, max_ram=plenty.needed_bytes - 1)
