@@ -37,13 +37,17 @@ from iris_cli.volume.resampling import SLAB_VOXELS
 BLOCK_VALUES = 1 << 23
 SMALL_BLOCK = BLOCK_VALUES >> 3
 CACHE_VALUES = 1 << 19
+# Rows of a region that is decided at once on a CPU: below, most of the work is in calling; above,
+# fewer classes are left out.
+SMALLEST_EDGE = 8
+LARGEST_EDGE = 32
 # Of each of them, bytes in work: interpolated along each axis, compared.
 VALUE_BYTES = 32
 # Held at once by the widest level of a network, for each of its voxels and channels (measured:
 # benchmarks/results/prediction_memory.md).
-ACTIVATIONS = 8
+ACTIVATIONS = 5
 # What the libraries take for themselves when they are first used.
-LIBRARY_BYTES = 80_000_000
+LIBRARY_BYTES = 60_000_000
 # Of every working voxel of a profile that does not stream: labels of 16 bits in parts, joined, and
 # cleaned; float32 copies for statistics, parts of the body.
 WHOLE_LABELS = 6
@@ -201,7 +205,8 @@ class Case:
     def predict(self, means: Means) -> Need:
         """The larger of: preparing the query, the network, writing and checking the labels."""
         device = "cuda" if self.cuda else "cpu"
-        block = VALUE_BYTES * min(values_at_once(means, device), self.classes * self.native)
+        voxels = self.native if self.cuda else LARGEST_EDGE**3
+        block = VALUE_BYTES * min(values_at_once(means, device), self.classes * voxels)
         network = means.window_batch * self.sizes.window
         labels = 0 if means.labels_in_file else self.label_bytes
         on_device = 0 if means.on_host else self.sizes.blend

@@ -26,7 +26,7 @@ class Outputs:
 
     ending: of volumes, one of OUTPUT_ENDINGS. probabilities: their type, None for none. cleaning:
     parts that are taken away. previews: a picture of every case. multilabel: a mask of every class,
-    overlaps kept. check_tokens: tokens of every class are compared with those of the references, not
+    overlaps kept. check_tokens: compare tokens of every class with those of the references, not
     only as far as that costs little.
     """
 

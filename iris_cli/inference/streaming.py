@@ -18,7 +18,14 @@ from torch import Tensor
 
 from iris_cli.errors import IrisError
 from iris_cli.inference.blending import Blend, CellLogits, Groups, KeptMaps, RunningSums
-from iris_cli.inference.memory import AS_IT_COMES, Means, Sizes, values_at_once
+from iris_cli.inference.memory import (
+    AS_IT_COMES,
+    LARGEST_EDGE,
+    SMALLEST_EDGE,
+    Means,
+    Sizes,
+    values_at_once,
+)
 from iris_cli.inference.sliding import (
     Decoding,
     OnWindow,
@@ -50,10 +57,6 @@ OnScores = Callable[[Box, int, Tensor], None]
 
 Boxes may overlap where the grids are turned against each other: the logit of a voxel is -infinity
 in all of them but one."""
-
-# Rows of a region: below, most of the work is in calling; above, fewer classes are left out.
-SMALLEST_EDGE = 8
-LARGEST_EDGE = 32
 
 
 @dataclass(frozen=True)

@@ -297,7 +297,7 @@ def _greedy_starts(item: _Class, starts: list[Shape3], max_crops: int) -> list[S
 def _best_start(
     item: _Class,
     axes: Sequence[Points],
-    filled: npt.NDArray[np.float64],
+    filled: npt.NDArray[np.floating[Any]],
     gains: npt.NDArray[np.int64],
 ) -> Shape3:
     """The candidate that shows most open voxels among those filled at most to FILL_MAX.

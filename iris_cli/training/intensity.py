@@ -1,10 +1,8 @@
 """Intensity changes of one image, made by the worker, reproducible per episode.
 
 Most are those of batchgenerators, which draws from the global generators of numpy and random;
-
-batchgenerators draws from the global generators of numpy and random; `seeded` sets both from the
-episode's own generator and puts the old state back, so that nothing outside is disturbed and
-nothing outside disturbs an episode.
+`seeded` sets both from the episode's own generator and puts the old state back, so that nothing
+outside is disturbed and nothing outside disturbs an episode.
 """
 
 from __future__ import annotations

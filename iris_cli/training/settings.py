@@ -269,5 +269,7 @@ class SetForTraining(Record):
     def description(self) -> dict[str, object]:
         """Part of the plan's fingerprint: without the place of the store, and without what only
         the receipts of the views are compared with: these are part of the data's fingerprint."""
-        left_out = {"store": True, "table": True, "cases": {"__all__": {"declared"}}}
-        return self.model_dump(mode="json", exclude=left_out)
+        return self.model_dump(
+            mode="json",
+            exclude={"store": True, "table": True, "cases": {"__all__": {"declared"}}},
+        )

@@ -179,7 +179,7 @@ def sample_image(
     if where.device.type == "cpu":
         # grid_sample goes voxel by voxel on a CPU; elsewhere it is one call.
         padded = functional.pad(source, (1,) * 6, value=fill)
-        blocks = where.flatten(1).split(BLOCK, dim=1)
+        blocks = torch.split(where.flatten(1), BLOCK, dim=1)
         seen = torch.cat([_interpolated(*_cells(padded, frame, block)) for block in blocks])
         return seen.reshape(where.shape[1:])
     axes = zip(where, frame.origin, source.shape, strict=True)
@@ -206,7 +206,8 @@ def sample_masks(
     if where.device.type != "cpu":
         return _share(*_cells(padded, frame, places), table).T.reshape(-1, *where.shape[1:])
     seen = torch.empty((table.shape[1], places.shape[1]), dtype=torch.bool)
-    for part, block in zip(seen.split(BLOCK, dim=1), places.split(BLOCK, dim=1), strict=True):
+    blocks = (torch.split(whole, BLOCK, dim=1) for whole in (seen, places))
+    for part, block in zip(*blocks, strict=True):
         _look_up_masks(part, *_cells(padded, frame, block), table)
     return seen.reshape(-1, *where.shape[1:])
 

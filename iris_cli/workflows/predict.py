@@ -237,7 +237,7 @@ class PredictEstimate:
 
     @property
     def memory_mb(self) -> float:
-        """Of the largest cases, one in every worker; or two more volumes beside one that overlaps."""
+        """Of the largest cases: one in each worker, or two volumes beside one that overlaps."""
         largest = sorted((case.memory_mb for case in self.cases), reverse=True)
         if self.overlap and self.workers <= 0:
             beside = sorted((case.volume_mb for case in self.cases), reverse=True)

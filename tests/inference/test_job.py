@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -235,13 +236,19 @@ def test_contents_are_equal_for_any_workers_and_order(
         name: write_query(f"{name}.nii.gz", (20, 20, 20), seed=i) for i, name in enumerate(cases)
     }
 
-    def contents(workers: int, order: list[str]) -> dict[str, object]:
+    outputs = Outputs(check_tokens=True)
+
+    def contents(workers: int, order: list[str]) -> dict[str, tuple[dict[str, Any], bytes]]:
         folder = tmp_path / f"out{workers}{''.join(order)}"
         jobs = [
             CaseJob(
                 name,
                 dataclasses.replace(
-                    payload, case=name, query=queries[name], output=folder / f"{name}.nii.gz"
+                    payload,
+                    case=name,
+                    query=queries[name],
+                    output=folder / f"{name}.nii.gz",
+                    outputs=outputs,
                 ),
             )
             for name in order
@@ -254,6 +261,7 @@ def test_contents_are_equal_for_any_workers_and_order(
 
     here = contents(0, cases)
     assert len(here) == 3
+    assert any(content["likeness"] for content, _ in here.values())
     assert contents(0, cases[::-1]) == here
     assert contents(1, cases) == here
 

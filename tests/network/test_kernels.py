@@ -188,9 +188,7 @@ def test_threads_that_share_a_cache_get_the_filter_of_their_weights(
     cache, mine, yours = FilterCache(), torch.randn(1, 2, 3, 3, 3), torch.randn(1, 2, 3, 3, 3)
     plain, left = residual_stack_kernel.choose_filter, [yours]
 
-    def interrupted(
-        weight: Tensor, depth: int, kind: torch.dtype, *, exact: bool
-    ) -> SlabFilter:
+    def interrupted(weight: Tensor, depth: int, kind: torch.dtype, *, exact: bool) -> SlabFilter:
         if left:
             cache.filter([left.pop()], depth, kind)
         return plain(weight, depth, kind, exact=exact)

@@ -147,7 +147,9 @@ def choose_filter(
 
 
 def _combine_inputs(d: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Six slices -> six planes, one after another, to be read at once; with a = NEAR, b = FAR, s = a^2 + b^2:
+    """Six slices -> six planes, each to be read before the next is asked for.
+
+    With a = NEAR, b = FAR, s = a^2 + b^2:
 
     d0 - s d2 + d4, (d4 - b^2 d2) +- a (d3 - b^2 d1), (d4 - a^2 d2) +- b (d3 - a^2 d1),
     d1 - s d3 + d5.

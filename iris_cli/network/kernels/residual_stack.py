@@ -53,7 +53,8 @@ class _Made(NamedTuple):
 class FilterCache:
     """The filter of some weights, made once, and again when the weights have changed.
 
-    exact: least rounding error before speed. Threads may share it: they may make a filter twice, and never get one of other weights.
+    exact: least rounding error before speed. Threads may share the cache: they may make a filter
+    twice, and never get one of other weights.
     """
 
     def __init__(self, *, exact: bool = False) -> None:
@@ -112,9 +113,7 @@ def run_residual_stack(
     return result.permute(0, 4, 1, 2, 3)
 
 
-def _run_block(
-    block: ResidualBlock, normed: NormedSlices, x: Tensor, *, overwrite: bool
-) -> Tensor:
+def _run_block(block: ResidualBlock, normed: NormedSlices, x: Tensor, *, overwrite: bool) -> Tensor:
     """x: (C, Z, Y, X), normed: the same, normalised, and what is joined to it.
 
     Besides x two maps exist at most, and one where the result may be written over x.
