@@ -46,6 +46,8 @@ VALUE_BYTES = 32
 # Held at once by the widest level of a network, for each of its voxels and channels (measured:
 # benchmarks/results/prediction_memory.md).
 ACTIVATIONS = 5
+# Memory of the parts of windows that wait, with what lies free between them (measured, too).
+KEPT_SPARE = 1.25
 # What the libraries take for themselves when they are first used.
 LIBRARY_BYTES = 60_000_000
 # Of every working voxel of a profile that does not stream: labels of 16 bits in parts, joined, and
@@ -141,7 +143,7 @@ class Sizes:
         item = 4 if precision == "fp32" else 2
         level = config.channels[0] * math.prod(layout.patch) // config.fold**3
         kept, cells = layout.waiting()
-        maps = groups * item * config.channels[0] * kept // config.fold**3
+        maps = int(KEPT_SPARE * groups * item * config.channels[0] * kept) // config.fold**3
         return cls(maps, 4 * (classes + 1) * cells, ACTIVATIONS * 4 * level)
 
     @classmethod
