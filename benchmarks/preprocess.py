@@ -7,19 +7,20 @@ Two parts. *small*: 60 cases of hippocampus (DATA: a folder with images/, labels
 without it generated ones of that size). *large*: generated volumes of 512 x 512 x 300 with 20
 classes, 0.8 x 0.8 x 1.5 mm, brought to 1.5 mm.
 
-Both sides start as a user starts them, read the same raw folder and write their own store, at the
-same spacing and with the same number of workers allowed (iris starts no more than have enough to
-do); planning is done before and not counted. nnU-Net
-runs as it comes, with one computing thread for every process (as iris does: threads of many small
-processes wait by spinning), and so with linear instead of cubic resampling of images (the order
-that iris uses). It crops to the non-zero region and samples coordinates per class; iris verifies
-files to their checksums, hashes voxels, writes receipts and reads back what it wrote. Sides
-alternate; every figure is of the whole tree of processes.
+Both sides start as a user starts them (installed, their modules compiled to bytecode), read the
+same raw folder and write their own store, at the same spacing and with the same number of workers
+allowed (iris starts no more than have enough to do); planning is done before and not counted.
+nnU-Net runs as it comes, with one computing thread for every process (as iris does: threads of many
+small processes wait by spinning), and so with linear instead of cubic resampling of images (the
+order that iris uses). It crops to the non-zero region and samples coordinates per class; iris
+verifies files to their checksums, hashes voxels, writes receipts and reads back what it wrote.
+Sides alternate; every figure is of the whole tree of processes.
 """
 
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import iris_cli
 from benchmarks.generated_volumes import write_set
 from benchmarks.process_tree import Usage, run_measured
 from benchmarks.results_table import publish, spread
@@ -68,6 +70,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows: list[list[str]] = []
     with tempfile.TemporaryDirectory() as folder:
+        installed = _install(Path(folder) / "installed")
         for name in arguments.part or ("small", "large"):
             base = Path(folder) / name
             # A round of the large part is one volume, a round of the small one all 60 cases.
@@ -76,7 +79,7 @@ def main() -> None:
                 if name == "small"
                 else [_large(base, number) for number in range(1, arguments.rounds + 1)]
             )
-            rows += _measure(base, parts, arguments.nnunet)
+            rows += _measure(base, parts, installed, arguments.nnunet)
     publish(
         "preprocess",
         "preprocessing against nnU-Net (B5)",
@@ -128,13 +131,21 @@ def _large(base: Path, number: int) -> Part:
     return Part("512 x 512 x 300, 20 classes", raw, 1.5, 1)
 
 
-def _measure(base: Path, parts: list[Part], nnunet: str) -> list[list[str]]:
+def _install(folder: Path) -> Path:
+    """The package as pip leaves it, wherever this one runs from."""
+    package = Path(iris_cli.__file__).parent
+    shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    compileall.compile_dir(folder, quiet=1)
+    return folder
+
+
+def _measure(base: Path, parts: list[Part], installed: Path, nnunet: str) -> list[list[str]]:
     """Rows of one set: every side in every round, alternating."""
     used: dict[str, list[Usage]] = {}
     for number, part in enumerate(parts):
         work = base / f"round{number}"
         sides: dict[str, Callable[[], Usage]] = {
-            "iris": lambda part=part, work=work: _iris(part, work),
+            "iris": lambda part=part, work=work: _iris(part, work, installed),
             AS_IT_COMES: lambda part=part, work=work: run_nnunet(
                 part, work / "as_it_comes", nnunet, 3, threads=None
             ),
@@ -161,9 +172,9 @@ def _row(title: str, side: str, runs: list[Usage], own: list[Usage]) -> list[str
     return [title, side, spread(seconds, 1), spread(ratios, 1), spread(memory, 0), reached]
 
 
-def _iris(part: Part, work: Path) -> Usage:
-    command = (sys.executable, "-m", "iris_cli")
-    environment = thread_settings(1)
+def _iris(part: Part, work: Path, installed: Path) -> Usage:
+    command = (sys.executable, "-P", "-m", "iris_cli")
+    environment = {**thread_settings(1), "PYTHONPATH": str(installed)}
     workspace = ("-w", str(work / "iris"))
     spacing = f"sets.{part.raw.name}.spacing_mm={part.spacing_mm}"
     run_measured([*command, "plan", str(part.raw), *workspace, "--set", spacing], environment)

@@ -38,7 +38,7 @@ from iris_cli.execution.jobs import CaseJob, RunSummary, run_cases
 from iris_cli.execution.progress import Progress
 from iris_cli.execution.receipts import read_receipt
 from iris_cli.execution.signals import StopRequest
-from iris_cli.files.publish import publish_json
+from iris_cli.files.publish import publish_json, published_json
 from iris_cli.files.schema import read_json
 
 MARK = Path(".iris/convert.json")
@@ -240,7 +240,7 @@ def _forget_other_cases(target: Path, cases: Sequence[FoundCase]) -> list[Deviat
         (target / name).unlink(missing_ok=True)
     left = []
     names = {case.name for case in cases}
-    for path in sorted((target / RECEIPTS).glob("*.json")):
+    for path in published_json(target / RECEIPTS):
         receipt = read_receipt(path)
         if receipt is not None and receipt.case not in names:
             remove_outputs(target, receipt)

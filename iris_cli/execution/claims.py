@@ -104,11 +104,15 @@ class Holder:
 
 @dataclass
 class _Sighting:
-    """When a claim of another host was first seen with this token and heartbeat."""
+    """When a claim of another host was first seen with this token and heartbeat.
+
+    moved: it was seen before, with others.
+    """
 
     token: str
     beat: float
     since: float
+    moved: bool
 
 
 @dataclass
@@ -145,6 +149,18 @@ class Claims:
             return self._create(path) or self._take_over(path)
         except OSError as error:
             raise _not_claimed(path, error) from error
+
+    def may_be_lost(self, case: str) -> bool:
+        """Whether the holder of a claim that was not taken is on a host that seems to be lost.
+
+        Its heartbeat is older than `stale_s` by our clock, and does not move while we look; clocks
+        of hosts differ, so only `take` can be sure of it, `stale_s` after the first attempt.
+        """
+        path = self.path(case)
+        seen = self._sightings.get(path)
+        if seen is None or seen.moved:
+            return False
+        return read_claim(path)[1] == seen.beat and time.time() - seen.beat >= self.stale_s
 
     def _take_over(self, path: Path) -> bool:
         holder, beat = read_claim(path)
@@ -225,7 +241,7 @@ class Claims:
         token = holder.token if holder else ""
         seen = self._sightings.get(path)
         if seen is None or (seen.token, seen.beat) != (token, beat):
-            self._sightings[path] = _Sighting(token, beat, time.monotonic())
+            self._sightings[path] = _Sighting(token, beat, time.monotonic(), seen is not None)
             return False
         return time.monotonic() - seen.since >= self.stale_s
 

@@ -2,17 +2,18 @@
 
 Only paths, other small values and receipts travel: the workers read and write the same folders,
 under the same paths. This process keeps the schedule and the claims, has as many cases in work as
-there are workers, and asks again every few seconds how many those are. A worker has one case at a
-time, with one computing thread. The case of a worker that dies is given to another one by dask's
-scheduler, as often as its `allowed-failures` says. The scheduler blames all cases that such a
-worker had or was going to have; so what it gives up is tried once more, alone, when all others are
-finished, and then it has failed.
+there are workers that can do them, and asks again every few seconds who those are (`dask_workers`);
+it hears signals while it waits for an answer. A worker has one case at a time, with one computing
+thread. The case of a worker that dies is given to another one by dask's scheduler, as often as its
+`allowed-failures` says. The scheduler blames all cases that such a worker had or was going to have;
+so what it gives up is tried once more, alone, when all others are finished, and then it has failed.
 
 `distributed` is imported when a job begins, and not before.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import logging
@@ -22,14 +23,15 @@ import secrets
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, cast
+from typing import Any
 
-from iris_cli import __version__
 from iris_cli.errors import DataRefused, EnvironmentProblem, IrisError, UsageError
+from iris_cli.execution.dask_workers import Workers, environment_here
 from iris_cli.execution.outcomes import SOME_FAILED, error_parts
 from iris_cli.execution.schedule import Schedule
 from iris_cli.execution.signals import StopRequest, blocked
@@ -44,6 +46,8 @@ _RETRIES = 1
 # Workers may wait in the queue of a cluster, and come back to it.
 _NO_WORKER_S = 600.0
 _CONNECT_S = 30.0
+# So often a case may lose all workers that might do it, before it is taken to be the reason.
+_LOSSES = 3
 _GRACE_S = 20.0
 _LOCAL = "local:"
 
@@ -89,6 +93,14 @@ class DaskEngine:
             dispatcher.run()
 
 
+@dataclass(frozen=True)
+class _Sent:
+    """A case in work. workers: addresses of those that may do it, empty where any may."""
+
+    future: Any
+    workers: frozenset[str]
+
+
 class _Dispatcher:
     """Hands cases to the workers of a client, and keeps what becomes of them."""
 
@@ -106,12 +118,14 @@ class _Dispatcher:
         self._stop = stop
         self._engine = engine
         self._job = secrets.token_hex(8)
-        self._futures: dict[int, Any] = {}
+        self._futures: dict[int, _Sent] = {}
+        self._lost: Counter[int] = Counter()
+        self._again: list[int] = []
         self._suspects: list[int] = []
         self._retried: set[int] = set()
-        self._finished: SimpleQueue[int] = SimpleQueue()
-        self._greeted: set[str] = set()
-        self._seen_at = time.monotonic()
+        self._ended: SimpleQueue[tuple[int, Any, Ran | BaseException]] = SimpleQueue()
+        self._look_s = min(_LOOK_S, engine.no_worker_s)
+        self._workers = Workers(client, engine.folder, self._wake, self._look_s)
 
     def __enter__(self) -> _Dispatcher:
         self._wake_read, self._wake_write = os.pipe()
@@ -120,81 +134,103 @@ class _Dispatcher:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._workers.close()
         with contextlib.suppress(Exception):  # a scheduler that is gone has nothing to cancel
-            self._client.cancel(list(self._futures.values()))
+            self._client.cancel([sent.future for sent in self._futures.values()])
         self._futures.clear()
         os.close(self._wake_read)
-        # A callback that comes later finds it closed.
+        # What wakes later finds it closed.
         wake, self._wake_write = self._wake_write, -1
         os.close(wake)
 
     def run(self) -> None:
-        while self._schedule.has_more or self._futures or self._suspects:
+        while self._schedule.has_more or self._futures or self._again or self._suspects:
             if self._stop.requested:
                 self._finish_or_drop()
                 raise_if_stopped(self._schedule, self._stop)
-            self._hand_out(self._count_workers())
-            look_s = min(_LOOK_S, self._engine.no_worker_s)
+            self._workers.look()
+            self._refuse()
+            self._take_back()
+            self._hand_out(self._workers.fit)
             wait_s = self._schedule.wait_s()
-            self._step(look_s if wait_s is None else min(look_s, wait_s))
+            self._step(self._look_s if wait_s is None else min(self._look_s, wait_s))
 
-    def _count_workers(self) -> int:
-        """How many there are; new ones are asked first whether they can do what is wanted."""
-        try:
-            workers = set(self._client.nthreads())
-        except (OSError, TimeoutError) as error:
-            raise _unreachable(self._engine.cluster, error) from error
-        if workers:
-            self._seen_at = time.monotonic()
-        elif time.monotonic() - self._seen_at >= self._engine.no_worker_s:
+    def _refuse(self) -> None:
+        """Raise where nothing can be done with the workers that there are, or not."""
+        workers, engine = self._workers, self._engine
+        if workers.problem is not None:
+            raise _unreachable(engine.cluster, workers.problem) from workers.problem
+        if workers.refusals:
+            named = [f"{worker}: {why}" for worker, why in sorted(workers.refusals.items())[:5]]
             raise EnvironmentProblem(
-                "there is no dask worker",
-                found=f"none for {self._engine.no_worker_s:g} s at {self._engine.cluster}",
-                fix="start workers, then run the same line again",
-            )
-        self._greet(workers - self._greeted)
-        return len(workers)
-
-    def _greet(self, workers: set[str]) -> None:
-        if not workers:
-            return
-        answers = self._client.run(
-            _greeting, str(self._engine.folder), workers=sorted(workers), on_error="return"
-        )
-        refusals = {worker: why for worker, said in answers.items() if (why := _misfit(said))}
-        if refusals:
-            named = [f"{worker}: {why}" for worker, why in sorted(refusals.items())[:5]]
-            raise EnvironmentProblem(
-                f"{len(refusals)} dask workers cannot do these cases",
+                "dask workers cannot do these cases",
                 found="; ".join(named),
-                expected=f"{_environment_here()}, and {self._engine.folder}",
+                expected=f"{environment_here()}, and {engine.folder}",
                 fix="start the workers in the same environment, where they see the same folders",
             )
-        self._greeted |= workers
+        silent_s = time.monotonic() - workers.answered_at
+        if silent_s >= max(engine.no_worker_s, _CONNECT_S):
+            raise _unreachable(engine.cluster, TimeoutError(f"no answer for {silent_s:.0f} s"))
+        if workers.answered_at - workers.seen_at >= engine.no_worker_s:
+            unanswered = workers.unanswered
+            silent = f"; no answer from {', '.join(unanswered[:5])}" if unanswered else ""
+            raise EnvironmentProblem(
+                "there is no dask worker",
+                found=f"none for {engine.no_worker_s:g} s at {engine.cluster}{silent}",
+                fix="start workers, then run the same line again",
+            )
 
-    def _hand_out(self, workers: int) -> None:
-        while len(self._futures) < workers and (index := self._next()) is not None:
+    def _take_back(self) -> None:
+        """Cases whose workers have all gone: the scheduler would wait for these and no others."""
+        for index, sent in list(self._futures.items()):
+            if not sent.workers or sent.workers & self._workers.there:
+                continue
+            del self._futures[index]
+            self._client.cancel([sent.future])
+            self._lost[index] += 1
+            if self._lost[index] < _LOSSES:
+                self._again.append(index)
+            else:
+                self._schedule.record(index, Ran(0.0, None, _gone(sent.workers)))
+
+    def _hand_out(self, workers: frozenset[str]) -> None:
+        while len(self._futures) < len(workers) and (index := self._next()) is not None:
             try:
                 payload = pickle.dumps(self._schedule.jobs[index].payload)
             except (pickle.PicklingError, TypeError, AttributeError) as error:
                 self._schedule.record(index, Ran(0.0, None, error_parts(error)))
                 continue
             key = f"iris-{self._job}-{index}-{'alone' if index in self._retried else 'first'}"
+            # One that has not answered its greeting gets none; without such, dask is free to choose.
+            chosen = workers if workers < self._workers.there else frozenset()
             future = self._client.submit(
-                _run_on_worker, self._function, payload, key=key, pure=False
+                _run_on_worker,
+                self._function,
+                payload,
+                key=f"{key}-{self._lost[index]}",
+                pure=False,
+                workers=sorted(chosen) or None,
             )
-            self._futures[index] = future
-            future.add_done_callback(lambda _, index=index: self._wake(index))
+            self._futures[index] = _Sent(future, chosen)
+            self._client.loop.add_callback(self._follow, index, future)
 
     def _next(self) -> int | None:
-        index = self._schedule.take()
+        index = self._again.pop(0) if self._again else self._schedule.take()
         if index is None and self._suspects and not self._futures:
             index = self._suspects.pop(0)
             self._retried.add(index)
         return index
 
-    def _wake(self, index: int) -> None:
-        self._finished.put(index)
+    async def _follow(self, index: int, future: Any) -> None:
+        """In the loop of the client: fetch what became of a case."""
+        try:
+            end: Ran | BaseException = await future
+        except (Exception, asyncio.CancelledError) as error:
+            end = error
+        self._ended.put((index, future, end))
+        self._wake()
+
+    def _wake(self) -> None:
         with contextlib.suppress(OSError):
             os.write(self._wake_write, b"!")
 
@@ -202,21 +238,21 @@ class _Dispatcher:
         """Wait until a case has ended, for a signal, or `timeout_s`."""
         if wait_for([self._wake_read], self._stop, timeout_s):
             os.read(self._wake_read, 4096)
-        while not self._finished.empty():
-            index = self._finished.get()
-            future = self._futures.pop(index, None)
-            if future is not None:
-                self._end(index, future)
+        while not self._ended.empty():
+            index, future, end = self._ended.get()
+            if index in self._futures and self._futures[index].future is future:
+                del self._futures[index]
+                self._end(index, end)
 
-    def _end(self, index: int, future: Any) -> None:
-        if future.status == "finished":
-            self._schedule.record(index, future.result())
-        elif future.status != "error":
+    def _end(self, index: int, end: Ran | BaseException) -> None:
+        if isinstance(end, Ran):
+            self._schedule.record(index, end)
+        elif isinstance(end, asyncio.CancelledError):
             raise _unreachable(self._engine.cluster, ConnectionError("its cases were cancelled"))
-        elif not _is_death(error := future.exception()):
-            self._schedule.record(index, Ran(0.0, None, error_parts(error)))
+        elif not _is_death(end):
+            self._schedule.record(index, Ran(0.0, None, error_parts(end)))
         elif index in self._retried:
-            self._schedule.record(index, Ran(0.0, None, _died(error)))
+            self._schedule.record(index, Ran(0.0, None, _died(end)))
         else:
             self._suspects.append(index)
 
@@ -228,25 +264,6 @@ class _Dispatcher:
 
 
 _ONE_CASE = threading.Lock()
-
-
-def _environment_here() -> str:
-    return f"iris {__version__} on Python {sys.version_info.major}.{sys.version_info.minor}"
-
-
-def _greeting(folder: str) -> tuple[str, str | None]:
-    """On a worker: its environment, and what is missing of what it has to see."""
-    return _environment_here(), None if Path(folder).is_dir() else f"{folder} is not there"
-
-
-def _misfit(said: object) -> str | None:
-    """Why a worker that gave this greeting cannot do the cases; None where it can."""
-    if isinstance(said, OSError):
-        return None  # it has gone, or comes again
-    if isinstance(said, BaseException):
-        return f"iris cannot be loaded ({type(said).__name__}: {said})"
-    environment, missing = cast(tuple[str, str | None], said)
-    return missing if environment == _environment_here() else environment
 
 
 def _run_on_worker(function: bytes, payload: bytes) -> Ran:
@@ -343,6 +360,19 @@ def _died(error: Any) -> dict[str, Any]:
         "found": f"the last one was {error.last_worker.address}; its log has the reason",
         "expected": None,
         "fix": "give workers more memory; if it dies everywhere, report the case",
+        "exit_code": SOME_FAILED,
+        "kind": "WorkerDied",
+    }
+
+
+def _gone(workers: frozenset[str]) -> dict[str, Any]:
+    """The error of a case whose workers went again and again."""
+    return {
+        "problem": f"its dask workers went, all that might do it, {_LOSSES} times",
+        "file": None,
+        "found": f"the last ones were {', '.join(sorted(workers)[:5])}; their logs have the reason",
+        "expected": None,
+        "fix": "give workers more memory; if they go everywhere, report the case",
         "exit_code": SOME_FAILED,
         "kind": "WorkerDied",
     }

@@ -24,21 +24,24 @@ class KeptWorkers:
         self._workers = []
 
     def take(self, function: bytes, count: int) -> list[WorkerProcess]:
-        """At most `count` that live and serve this pickled function, numbered below it."""
+        """At most `count` that live and serve this pickled function, numbered below it.
+
+        Those of higher numbers wait for a job with more cases.
+        """
         fit = [
             worker
             for worker in self._workers
-            if function == self._function and worker.number < count and worker.process.is_alive()
+            if function == self._function and worker.process.is_alive()
         ]
         self._kill([worker for worker in self._workers if worker not in fit])
-        self._workers = []
-        return fit
+        self._workers = [worker for worker in fit if worker.number >= count]
+        return [worker for worker in fit if worker.number < count]
 
     def keep(self, function: bytes, workers: list[WorkerProcess]) -> None:
-        """Keep those that wait for a case; the others, in the middle of one, are killed."""
+        """Keep those without a case, waiting or starting; those in the middle of one are killed."""
         self._function = function
-        self._workers = [one for one in workers if one.is_ready and one.index is None]
-        self._kill([one for one in workers if one not in self._workers])
+        self._workers += [one for one in workers if one.index is None]
+        self._kill([one for one in workers if one.index is not None])
 
     def _kill(self, workers: list[WorkerProcess]) -> None:
         for worker in workers:

@@ -18,9 +18,11 @@ stays bounded; what becomes of a case does not depend on what is beside it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
@@ -67,8 +69,30 @@ def steps_of(function: CaseFunction) -> Callable[[Any], Steps] | None:
     return getattr(function, "steps", None)
 
 
+class OwnTime:
+    """How long a case has worked, from here on: without the time that it waits between its steps.
+
+    Used as `with own.paused(): yield`.
+    """
+
+    def __init__(self) -> None:
+        self._before = 0.0
+        self._since = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.perf_counter() - self._since
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """The time inside does not count."""
+        self._before = self.seconds
+        yield
+        self._since = time.perf_counter()
+
+
 def run_overlapped(schedule: Schedule, steps: Callable[[Any], Steps], stop: StopRequest) -> None:
-    """Until every case has an outcome; the outcomes come in the order of the cases.
+    """Until every case has an outcome, which is recorded when it is there.
 
     raises Stopped when asked to stop: cases that were computed are written before, a case that was
     only read is dropped.
@@ -85,7 +109,7 @@ def run_overlapped(schedule: Schedule, steps: Callable[[Any], Steps], stop: Stop
                 continue
             threads.read_ahead(steps)
             threads.raise_if_stopped(stop)
-            threads.write(case.step())
+            threads.compute(case)
 
 
 @dataclass
@@ -96,14 +120,16 @@ class _Case:
     steps: Steps
     ran: Ran = _BEGUN
 
-    def step(self) -> _Case:
+    @property
+    def has_ended(self) -> bool:
+        return self.ran.result is not None or self.ran.error is not None
+
+    def step(self) -> None:
         """Take one more step, of a case that has not ended."""
-        if self.ran.result is None and self.ran.error is None:
-            now = run_case(_next, self.steps)
-            seconds = self.ran.seconds + now.seconds
-            result = None if now.result is _GOES_ON else now.result
-            self.ran = dataclasses.replace(now, seconds=seconds, result=result)
-        return self
+        now = run_case(_next, self.steps)
+        seconds = self.ran.seconds + now.seconds
+        result = None if now.result is _GOES_ON else now.result
+        self.ran = dataclasses.replace(now, seconds=seconds, result=result)
 
 
 def _next(steps: Steps) -> CaseResult:
@@ -115,7 +141,7 @@ def _next(steps: Steps) -> CaseResult:
 
 
 class _Threads:
-    """One thread that reads and one that writes; the caller's computes and keeps the schedule."""
+    """One thread that reads and one that writes; the caller's computes and hands cases out."""
 
     def __init__(self, schedule: Schedule) -> None:
         self._schedule = schedule
@@ -143,7 +169,7 @@ class _Threads:
         if self._reading is not None or (index := self._schedule.take()) is None:
             return
         case = _Case(index, steps(self._schedule.jobs[index].payload))
-        self._reading = self._reader.submit(case.step)
+        self._reading = self._reader.submit(self._step, case)
 
     def read_case(self, steps: Callable[[Any], Steps]) -> _Case | None:
         """The next case, read; None where there is none right now."""
@@ -151,14 +177,21 @@ class _Threads:
         reading, self._reading = self._reading, None
         return None if reading is None else reading.result()
 
-    def write(self, case: _Case) -> None:
-        """Begin the last step of a computed case, after that of the one before."""
-        self.written()
-        self._writing = self._writer.submit(case.step)
+    def compute(self, case: _Case) -> None:
+        """Take the next step of a case that was read, and begin the last one after it."""
+        if not case.has_ended and not self._step(case).has_ended:
+            self.written()
+            self._writing = self._writer.submit(self._step, case)
 
     def written(self) -> None:
-        """Wait for the case that is being written, and keep its outcome."""
+        """Wait for the case that is being written."""
         writing, self._writing = self._writing, None
         if writing is not None:
-            case = writing.result()
+            writing.result()
+
+    def _step(self, case: _Case) -> _Case:
+        """Take a step; where it was the last one, others see the outcome from now on."""
+        case.step()
+        if case.has_ended:
             self._schedule.record(case.index, case.ran)
+        return case

@@ -8,8 +8,8 @@ where the number of jobs is not known, the process takes every case that no othe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from iris_cli.errors import UsageError
@@ -99,13 +99,16 @@ class Share:
 class Position:
     """Number of a job among those of its scheduler.
 
-    count: how many there are, with numbers from 0; None where only `number` is known, which then
-    may begin anywhere.
+    count: how many there are, with numbers from 0; None where that cannot be told. id: its own
+    number divided by the step of the numbers, wherever they begin: the same when a part of an array
+    is sent again. jobs: how many there are, whatever their numbers; None where nobody says.
     """
 
     number: int
     count: int | None
     told_by: str
+    id: int
+    jobs: int | None = None
 
 
 def choose_part(num_parts: int | None, part_id: int | None, environment: Mapping[str, str]) -> Part:
@@ -113,7 +116,8 @@ def choose_part(num_parts: int | None, part_id: int | None, environment: Mapping
 
     num_parts: with 1 every case is taken, whatever a scheduler says. part_id: from 0; by default
     from the scheduler.
-    raises UsageError for numbers that do not fit, and for parts of which nobody says which one.
+    raises UsageError for numbers that do not fit, and for parts of which nobody says which one:
+    of an array with another number of jobs, or with numbers that have gaps, too.
     """
     position = position_in(environment)
     if num_parts is None:
@@ -140,8 +144,18 @@ def choose_part(num_parts: int | None, part_id: int | None, environment: Mapping
             found=f"--num-parts {num_parts}, and no job array or task of a scheduler",
             fix=f"add --part-id I, with I from 0 to {num_parts - 1}",
         )
+    if position.jobs is not None and position.count != num_parts:
+        regular = "" if position.count is not None else ", whose numbers do not follow one another"
+        raise UsageError(
+            "which of the parts is this one?",
+            found=f"--num-parts {num_parts}, and {position.told_by} is one of {position.jobs} jobs"
+            + regular,
+            expected=f"{num_parts} jobs with numbers that follow one another",
+            fix=f"add --part-id I, with I from 0 to {num_parts - 1}; where {num_parts} jobs with "
+            f"these numbers were sent before, it was {position.id % num_parts} for this one",
+        )
     # The remainder is right wherever an array begins: N numbers in a row have N remainders.
-    return Part(position.number % num_parts, num_parts, position.told_by)
+    return Part(position.id % num_parts, num_parts, position.told_by)
 
 
 def run_part(
@@ -150,27 +164,28 @@ def run_part(
     run: Callable[[Sequence[CaseJob], bool], RunSummary],
     *,
     is_done: Callable[[CaseJob], bool],
-    failed: Callable[[], Container[str]],
+    failed: Callable[[], Mapping[str, object]],
     only_failed: bool = False,
 ) -> tuple[RunSummary, Share]:
     """Run the cases of a part, and where it helps those that the others left.
 
     run: `run_cases`; the second value is whether to wait for cases that other processes have.
-    is_done: whether a case has a result, looked at without reading it. failed: names of the cases
-    that failed, wherever that was; those of others are not tried again here. only_failed: of the
-    own part these alone, and nothing of others.
+    is_done: whether a case has a result, looked at without reading it. failed: cases that failed,
+    wherever and whenever that was, with the state of their note (`failures.noted`); those of others
+    that failed since this began are not tried again here. only_failed: of the own part those that
+    failed before, and nothing of others.
     """
+    before = failed()
     mine = part.of(jobs)
     names = {job.name for job in mine}
     others = [job for job in jobs if job.name not in names]
     helped = 0
     if only_failed:
-        known = failed()
-        mine = [job for job in mine if job.name in known]
+        mine = [job for job in mine if job.name in before]
     summary = run(mine, True)
     if part.helps and not only_failed and summary.ended_by is None:
-        known = failed()
-        left = [job for job in others if job.name not in known and not is_done(job)]
+        new = {name for name, note in failed().items() if note != before.get(name)}
+        left = [job for job in others if job.name not in new and not is_done(job)]
         later = run(left, False) if left else RunSummary(())
         helped = sum(outcome.status == "done" for outcome in later.outcomes)
         summary = summary.with_more(later)
@@ -203,6 +218,8 @@ def _slurm(environment: Mapping[str, str]) -> Position | None:
         array.number * tasks.count + tasks.number,
         array.count * tasks.count,
         f"{array.told_by}, {tasks.told_by}",
+        array.id * tasks.count + tasks.number,
+        array.count * tasks.count,
     )
 
 
@@ -214,10 +231,9 @@ def _slurm_array(environment: Mapping[str, str]) -> Position | None:
     first = _number(environment, "SLURM_ARRAY_TASK_MIN")
     last = _number(environment, "SLURM_ARRAY_TASK_MAX")
     step = _number(environment, "SLURM_ARRAY_TASK_STEP")
+    jobs = _number(environment, "SLURM_ARRAY_TASK_COUNT")
     position = _in_range(number, first, last, step, f"SLURM_ARRAY_TASK_ID={number}")
-    if position.count != _number(environment, "SLURM_ARRAY_TASK_COUNT"):
-        return Position(number, None, position.told_by)
-    return position
+    return replace(position, count=position.count if position.count == jobs else None, jobs=jobs)
 
 
 def _slurm_tasks(environment: Mapping[str, str]) -> Position | None:
@@ -231,7 +247,9 @@ def _slurm_tasks(environment: Mapping[str, str]) -> Position | None:
     step = _number(environment, "SLURM_STEP_ID")
     if number is None or count is None or step is None or step >= _SPECIAL_STEPS:
         return None
-    return Position(number, count, f"SLURM_PROCID={number}") if number < count > 1 else None
+    if not number < count > 1:
+        return None
+    return Position(number, count, f"SLURM_PROCID={number}", number, count)
 
 
 def _lsf(environment: Mapping[str, str]) -> Position | None:
@@ -255,7 +273,8 @@ def _sge(environment: Mapping[str, str]) -> Position | None:
     first = _number(environment, "SGE_TASK_FIRST")
     last = _number(environment, "SGE_TASK_LAST")
     step = _number(environment, "SGE_TASK_STEPSIZE")
-    return _in_range(number, first, last, step, f"SGE_TASK_ID={number}")
+    position = _in_range(number, first, last, step, f"SGE_TASK_ID={number}")
+    return replace(position, jobs=position.count)
 
 
 def _index_alone(*names: str) -> Callable[[Mapping[str, str]], Position | None]:
@@ -264,7 +283,7 @@ def _index_alone(*names: str) -> Callable[[Mapping[str, str]], Position | None]:
     def detect(environment: Mapping[str, str]) -> Position | None:
         for name in names:
             if (number := _number(environment, name)) is not None:
-                return Position(number, None, f"{name}={number}")
+                return Position(number, None, f"{name}={number}", number)
         return None
 
     return detect
@@ -282,11 +301,12 @@ def _in_range(
     number: int, first: int | None, last: int | None, step: int | None, told_by: str
 ) -> Position:
     """A number out of first, first + step, ... up to last; without a count where it is not."""
+    own = number // (step or 1)
     if first is None or last is None or not step or not first <= number <= last:
-        return Position(number, None, told_by)
+        return Position(number, None, told_by, own)
     if (number - first) % step:
-        return Position(number, None, told_by)
-    return Position((number - first) // step, (last - first) // step + 1, told_by)
+        return Position(number, None, told_by, own)
+    return Position((number - first) // step, (last - first) // step + 1, told_by, own)
 
 
 def _number(environment: Mapping[str, str], name: str) -> int | None:

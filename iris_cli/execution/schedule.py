@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -25,7 +26,8 @@ class Rules:
     """What is done about a case that failed, and about one that another process has.
 
     strict: the first failure ends the job; cases in work are finished, no other one is begun.
-    waits: for cases that another process has claimed; else they are left to it.
+    waits: for cases that another process has claimed; else they are left to it, unless its host
+    seems to be lost (`Claims.may_be_lost`).
     failures: folder of the notes of failed cases (`failures`), None for none.
     """
 
@@ -38,7 +40,10 @@ DEFAULT_RULES = Rules()
 
 
 class Schedule:
-    """The cases of a job in order; those claimed by other processes come back later."""
+    """The cases of a job in order; those claimed by other processes come back later.
+
+    One thread hands cases out; any may record what became of one.
+    """
 
     def __init__(
         self,
@@ -58,6 +63,7 @@ class Schedule:
         self._outcomes: dict[int, Outcome] = {}
         self._ended_by: Outcome | None = None
         self._environment_failures = 0
+        self._lock = threading.Lock()
 
     @property
     def has_more(self) -> bool:
@@ -67,8 +73,9 @@ class Schedule:
     @property
     def has_pending(self) -> bool:
         """Whether a case may be handed out now."""
-        self._look_again()
-        return bool(self._pending)
+        with self._lock:
+            self._look_again()
+            return bool(self._pending)
 
     @property
     def finished(self) -> int:
@@ -82,13 +89,17 @@ class Schedule:
 
     def take(self) -> int | None:
         """The next case, claimed for this process; None where there is none right now."""
+        with self._lock:
+            return self._take()
+
+    def _take(self) -> int | None:
         self._look_again()
         while self._pending:
             index = self._pending.popleft()
             if self._claims is None or self._claims.take(self.jobs[index].name):
                 self._look_again_s = _LOOK_AGAIN_S[0]
                 return index
-            if not self._rules.waits:
+            if not self._rules.waits and not self._claims.may_be_lost(self.jobs[index].name):
                 continue
             if not self._elsewhere:
                 self._look_again_at = time.monotonic() + self._look_again_s
@@ -97,8 +108,14 @@ class Schedule:
 
     def record(self, index: int, ran: Ran) -> None:
         """Keep the outcome of a case and release its claim."""
+        with self._lock:
+            self._record(index, ran)
+
+    def _record(self, index: int, ran: Ran) -> None:
         status = ran.result.status if ran.result is not None else "failed"
         outcome = Outcome(self.jobs[index].name, status, ran.seconds, ran.error, ran.result)
+        if self._rules.failures is not None:
+            note_outcome(self._rules.failures, outcome)
         self._keep(index, outcome)
         if self._claims is not None:
             self._claims.release(outcome.name)
@@ -114,13 +131,14 @@ class Schedule:
 
     def _keep(self, index: int, outcome: Outcome) -> None:
         self._outcomes[index] = outcome
-        if self._rules.failures is not None:
-            note_outcome(self._rules.failures, outcome)
         self._progress.advance(outcome.name, outcome.status)
 
     def _rest(self) -> list[int]:
-        """The cases that were not handed out, which are not handed out any more."""
-        rest = [*self._pending, *self._elsewhere]
+        """The cases that were not handed out, which are not handed out any more.
+
+        Those that other processes have are left to them.
+        """
+        rest = list(self._pending)
         self._pending.clear()
         self._elsewhere.clear()
         return rest
@@ -138,6 +156,7 @@ class Schedule:
         self._environment_failures += 1
         if self._environment_failures < _ENVIRONMENT_FAILURES:
             return
+        # Without a note: nobody has tried these cases, and others may do them.
         error = {**ran.error, "problem": f"not started: {ran.error['problem']}"}
         for index in self._rest():
             self._keep(index, Outcome(self.jobs[index].name, "failed", 0.0, error))

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import hashlib
 import json
 import os
@@ -119,20 +118,36 @@ def publish_json(path: Path, value: object, *, indent: int | None = 1) -> Path:
     return publish_text(path, text + "\n")
 
 
-def remove_leftovers(folder: Path, name: str | None = None) -> int:
+def published_json(folder: Path, *, deep: bool = False) -> list[Path]:
+    """The JSON files of a folder that have their final name, in order; none without the folder.
+
+    A file that is being written, or was when its process was killed, ends in `.json`, too.
+    deep: those of the folders in it as well.
+    """
+    found = folder.rglob("*.json") if deep else folder.glob("*.json")
+    return sorted(path for path in found if not _is_temporary(path.name))
+
+
+def remove_leftovers(folder: Path, *names: str) -> int:
     """Remove temporary files that a killed process left in `folder`; returns how many.
 
-    name: only those of this file name. Call it only where no other process is publishing the
-    same files (it holds the claim on the case, or it is the only process of the job).
+    names: only those of these files. Call it only where no other process is publishing the same
+    files (it holds the claim on the case, or it is the only process of the job).
     """
-    prefix = "." if name is None else glob.escape(f".{_stem(name)}.")
-    leftovers = [
-        entry
-        for entry in folder.glob(f"{prefix}*{_MARK}*")
-        if entry.is_file() and not _writer_alive(entry)
-    ]
-    for entry in leftovers:
-        entry.unlink(missing_ok=True)
+    # Not glob, whose patterns are compiled anew for every name.
+    starts = tuple(f".{_stem(name)}." for name in names) or (".",)
+    try:
+        with os.scandir(folder) as entries:
+            found = [
+                Path(entry.path)
+                for entry in entries
+                if entry.name.startswith(starts) and _MARK in entry.name and entry.is_file()
+            ]
+    except OSError:  # whoever writes there will say what is wrong with the folder
+        return 0
+    leftovers = [path for path in found if not _writer_alive(path)]
+    for path in leftovers:
+        path.unlink(missing_ok=True)
     return len(leftovers)
 
 
@@ -154,6 +169,10 @@ def _is_zombie(pid: int) -> bool:
     except OSError:  # no such file system, or gone meanwhile
         return False
     return stat.rpartition(b")")[2].split()[:1] in ([b"Z"], [b"X"])
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(".") and _MARK in name
 
 
 def _temporary_name(path: Path) -> Path:

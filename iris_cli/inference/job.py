@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from iris_cli.errors import DataRefused, IrisError
+from iris_cli.execution.announced import Announced
 from iris_cli.execution.jobs import CaseResult
-from iris_cli.execution.overlap import Steps, in_steps
+from iris_cli.execution.overlap import OwnTime, Steps, in_steps
 from iris_cli.execution.receipts import Receipt, matches, read_receipt, write_receipt
 from iris_cli.execution.stages import stage
 from iris_cli.files.publish import remove_leftovers
@@ -81,7 +82,7 @@ def predict_case(payload: PredictPayload) -> Steps:
     written. Nothing is left half written, and what an earlier run left stays, with its receipt,
     until there is a new result to take its place.
     """
-    started = time.perf_counter()
+    own = OwnTime()
     with stage("loading task and model", payload.task):
         predictor = predictor_of(payload)
     model, task = predictor.model, predictor.task
@@ -95,13 +96,15 @@ def predict_case(payload: PredictPayload) -> Steps:
     source = volume_state(payload.query)  # before reading
     with stage("reading the query", payload.query):
         volume = read_image(payload.query, assume_spacing=payload.assume_spacing)
-    yield
+    with own.paused():
+        yield
     folder = payload.receipt.parent
     products = Products(payload.case, payload.output, folder, payload.outputs)
     with contextlib.closing(products):
         sweep = Sweep(predictor, volume, folder, products.listen, payload.outputs.write_voxel)
         prediction = sweep.run()
-        yield
+        with own.paused():
+            yield
         planned = tuple(
             planned_files(payload.outputs, predictor.names, payload.case, payload.output)
         )
@@ -121,7 +124,7 @@ def predict_case(payload: PredictPayload) -> Steps:
         run={
             "source": source,
             "preview": payload.outputs.previews,
-            "seconds": round(time.perf_counter() - started, 3),
+            "seconds": round(own.seconds, 3),
             "peak_memory_mb": peak_memory_mb(),
             "predicted_memory_mb": round(sweep.need.ram / 2**20, 1),
             "memory_steps": sweep.means.said(sweep.first),
@@ -185,14 +188,44 @@ def _load_once(
     return load_model(model, device=device), task
 
 
+def inputs_of_line(payload: PredictPayload, model: Model, task: Task) -> dict[str, Any]:
+    """What the results of all cases of a line depend on, whatever their queries are.
+
+    Without the precision where any will do; JSON values only.
+    """
+    inputs = _inputs_of_all(payload, model, task)
+    if payload.any_precision:
+        del inputs["parameters"]["precision"]
+    return inputs
+
+
+def is_of_line(receipt: Receipt | None, line: Mapping[str, Any]) -> bool:
+    """Whether a receipt is of a case of this line (`inputs_of_line`), whatever its query was."""
+    if receipt is None:
+        return False
+    said = receipt.content.get("inputs", {})
+    own = {key: said.get(key) for key in ("query", "assumed_spacing_xyz")}
+    computed = {"precision": said.get("parameters", {}).get("precision")}
+    return matches(receipt, {**own, **line, "parameters": {**computed, **line["parameters"]}})
+
+
+def cases_left(announced: Announced, folder: Path) -> set[str]:
+    """The cases of a list without a receipt of its line in `folder` (OUT/.iris)."""
+    receipts = ((case, read_receipt(folder / f"{case}.json")) for case in announced.cases)
+    return {case for case, receipt in receipts if not is_of_line(receipt, announced.inputs)}
+
+
 def _inputs(
     payload: PredictPayload, model: Model, task: Task, query: str, assumed: AssumedSpacing
 ) -> dict[str, Any]:
     """assumed: spacing in mm that the query itself does not give, None where it does."""
+    own = {"query": query, "assumed_spacing_xyz": assumed}
+    return {**own, **_inputs_of_all(payload, model, task)}
+
+
+def _inputs_of_all(payload: PredictPayload, model: Model, task: Task) -> dict[str, Any]:
     several = {"tasks": list(payload.parts), "joint": payload.joint} if payload.parts else {}
     return {
-        "query": query,
-        "assumed_spacing_xyz": assumed,
         "task": task.fingerprint(),
         **several,
         "model": model.card.fingerprint,

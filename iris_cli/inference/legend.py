@@ -45,8 +45,9 @@ class SharedLegend:
         """raises DataRefused where the folder has other names for these values."""
         self._claims.__enter__()
         try:
-            self._claims.take(self._line)
+            # Others see a claim once it is written: one that is being written is taken for dead.
             with self._held():
+                self._take(self._line)
                 self._write(read_legend(self._folder, self._names))
         except BaseException:
             self.__exit__()
@@ -70,12 +71,15 @@ class SharedLegend:
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:
-        while not self._claims.take(LABELS_FILE):
-            time.sleep(_LOOK_S)
+        self._take(LABELS_FILE)
         try:
             yield
         finally:
             self._claims.release(LABELS_FILE)
+
+    def _take(self, name: str) -> None:
+        while not self._claims.take(name):
+            time.sleep(_LOOK_S)
 
     def _others_at_work(self) -> bool:
         """Whether another line lives; what killed ones left is removed."""

@@ -200,6 +200,11 @@ class Case:
     filters: int = 0
     streamed: bool = True
 
+    @property
+    def writing_bytes(self) -> int:
+        """What writing and checking the labels and other files takes beside them."""
+        return max(2 * self.label_bytes, self.write_voxel * self.native)
+
     def rungs(self, first: Means) -> Iterator[Means]:
         """`first` and what may be done where it does not fit."""
         return ladder(first, cuda=self.cuda, streamed=self.streamed)
@@ -221,7 +226,7 @@ class Case:
             sweep += WHOLE_LABELS * self.working
             prepare += WHOLE_PREPARE * self.working
         sweep += self.filters
-        write = self.filters + labels + max(2 * self.label_bytes, self.write_voxel * self.native)
+        write = self.filters + labels + self.writing_bytes
         most = max(prepare, sweep, write)
         return Need(self.resident + LIBRARY_BYTES + self.native_bytes + most, vram)
 
@@ -235,7 +240,7 @@ class Case:
             need = self.predict(means)
             if need.fits(limits):
                 return means, need
-        raise EnvironmentProblem(
+        problem = EnvironmentProblem(
             "this query does not fit the memory it may take",
             found=f"at least {_said(need.ram)} of memory"
             + (f" and {_said(need.vram)} of the device" if self.cuda else ""),
@@ -243,6 +248,8 @@ class Case:
             + (f" and {_said(limits.vram)}" if self.cuda else ""),
             fix="raise --max-ram or --max-vram, use a coarser task, or cut the volume",
         )
+        # As where it runs out: a failure of this case and not of every one (`error_parts`).
+        raise problem from MemoryError()
 
 
 def case_of(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from iris_cli.execution.receipts import Receipt, read_receipt
-from iris_cli.files.publish import publish_text, remove_leftovers
+from iris_cli.files.publish import publish_text, published_json, remove_leftovers
 
 STATISTICS = "statistics.csv"
 
@@ -47,7 +47,7 @@ def write_statistics(folder: Path, receipts: Path) -> Path:
 
 def _state(receipts: Path) -> list[tuple[str, int]]:
     found = []
-    for path in sorted(receipts.glob("*.json")):
+    for path in published_json(receipts):
         try:
             found.append((path.name, path.stat().st_mtime_ns))
         except OSError:  # another process is making the case anew
@@ -59,7 +59,7 @@ def _table(folder: Path, receipts: Path) -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for path in sorted(receipts.glob("*.json")):
+    for path in published_json(receipts):
         receipt = read_receipt(path)
         if receipt is not None:
             writer.writerows(_rows(receipt, folder))

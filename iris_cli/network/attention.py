@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from iris_cli.network.kernels.rows import feed_forward, linear, pays
+
 SELF_NORM_EPS = 1e-4
 CROSS_NORM_EPS = 1e-5
 MLP_RATIO = 4
@@ -37,15 +39,16 @@ class MultiHeadAttention(nn.Module):
         """
         c = queries.shape[-1]
         if queries is keys:
-            q, k, v = F.linear(queries, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
+            q, k, v = linear(queries, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
         else:
-            q = F.linear(queries, self.in_proj_weight[:c], self.in_proj_bias[:c])
-            k, v = F.linear(keys, self.in_proj_weight[c:], self.in_proj_bias[c:]).chunk(2, -1)
+            q = linear(queries, self.in_proj_weight[:c], self.in_proj_bias[:c])
+            k, v = linear(keys, self.in_proj_weight[c:], self.in_proj_bias[c:]).chunk(2, -1)
         mask = None if key_valid is None else key_valid[:, None, None, :]
         mixed = F.scaled_dot_product_attention(
             self._split(q), self._split(k), self._split(v), attn_mask=mask
         )
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        joined = mixed.transpose(1, 2).flatten(2)
+        return linear(joined, self.out_proj.weight, self.out_proj.bias)
 
     def _split(self, x: Tensor) -> Tensor:
         b, n, c = x.shape
@@ -111,4 +114,6 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, N, C) -> (B, N, C)."""
+        if pays(x):
+            return feed_forward(self, x)
         return self.fn(self.norm(x))  # type: ignore[no-any-return]

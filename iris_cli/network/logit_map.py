@@ -17,6 +17,8 @@ from iris_cli.network.blocks import unfold
 Shape3 = tuple[int, int, int]
 Box = tuple[slice, slice, slice]
 
+PRODUCTS_AT_ONCE = 1 << 19
+
 
 @dataclass(frozen=True)
 class LogitMap:
@@ -187,11 +189,25 @@ def _multiply_out(features: Tensor, weights: Tensor, offsets: Tensor | None) -> 
         flat = features.float().flatten(2)
         rows = weights.flatten(1, 2)
         if offsets is None:
-            logits = torch.bmm(rows, flat)
+            logits = _products(rows, flat)
         else:
             logits = torch.baddbmm(offsets.flatten(1)[:, :, None], rows, flat)
         shaped = logits.reshape(*logits.shape[:2], *features.shape[2:])
         return unfold(shaped, _edge(weights))
+
+
+def _products(rows: Tensor, maps: Tensor) -> Tensor:
+    """`torch.bmm` of (B, R, C) and (B, C, N), on a CPU some voxels at a time.
+
+    A result of many rows is so written page by page; whole, it is written row by row.
+    """
+    if torch.is_grad_enabled() or maps.device.type != "cpu":
+        return torch.bmm(rows, maps)
+    out = rows.new_empty(*rows.shape[:2], maps.shape[2])
+    step = max(1, PRODUCTS_AT_ONCE // rows.shape[1])
+    for low in range(0, maps.shape[2], step):
+        out[:, :, low : low + step] = torch.bmm(rows, maps[:, :, low : low + step])
+    return out
 
 
 def _edge(weights: Tensor) -> int:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 
 from iris_cli.errors import DataRefused, EnvironmentProblem, UsageError
-from iris_cli.preparation.preprocess import PreprocessPayload
+from iris_cli.preparation.preprocess import GUESS, PreprocessPayload
+from iris_cli.preparation.profiles import is_counted
 from iris_cli.volume.reading import VolumeClaim, read_claim, smallest_label_type
 
 # Python with NumPy and blosc2, before any voxel.
@@ -18,7 +19,7 @@ PROCESS_BYTES = 80_000_000
 # Slabs in work, their blocks for the store, and what malloc keeps of both.
 SLAB_BYTES = 65_000_000
 IMAGE_BYTES = 2  # float16
-# Percentiles are found in a copy of the values, and counting takes a mask.
+# Percentiles of values that are too many to count are found in a copy of them, with a mask.
 STATISTICS_COPIES = 1.1
 # Grids that are turned against each other are worked as a whole, in float32, with two copies.
 TURNED_BYTES = 12
@@ -82,7 +83,8 @@ def _image_peak(claim: VolumeClaim, modality: str, working_bytes: int) -> float:
     scaled = stored.newbyteorder("=") != claim.value_type
     reading = each + (stored.itemsize if scaled else 0)
     turning = 2 * each if _is_turned(claim) else 0
-    copies = 0.0 if modality == "ct" else STATISTICS_COPIES
+    is_copied = modality == GUESS or (modality != "ct" and not is_counted(claim.value_type))
+    copies = STATISTICS_COPIES if is_copied else 0.0
     is_finite = 1 if claim.value_type.kind == "f" else 0
     statistics = each * (1 + copies) + is_finite
     resampling = voxels * each + SLAB_BYTES + working_bytes

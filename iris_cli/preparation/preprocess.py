@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iris_cli.errors import DataRefused
-from iris_cli.execution.jobs import CaseResult
+from iris_cli.execution.outcomes import CaseResult
 from iris_cli.execution.receipts import Receipt, matches, write_receipt
 from iris_cli.execution.stages import stage
 from iris_cli.files.publish import remove_leftovers
@@ -105,10 +105,9 @@ def remove_leftovers_of(payload: PreprocessPayload) -> None:
     """Remove partial files that a killed process left for the views of this case."""
     if not payload.folder.is_dir():
         return
-    for channel in range(len(payload.images)):
-        name = view_name(payload.case, channel)
-        for ending in (".image.b2nd", ".label.b2nd", ".json"):
-            remove_leftovers(payload.folder, name + ending)
+    names = [view_name(payload.case, channel) for channel in range(len(payload.images))]
+    endings = (".image.b2nd", ".label.b2nd", ".json")
+    remove_leftovers(payload.folder, *(name + ending for name in names for ending in endings))
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,9 @@ NONFINITE_LIMIT = 0.01
 
 _BLOCK = 1 << 20
 
+# Distinct values, rising, and how often each is there.
+_Counts = tuple[npt.NDArray[Any], npt.NDArray[np.intp]]
+
 
 @dataclass(frozen=True)
 class Normalised:
@@ -149,12 +152,17 @@ def _other(
     values: npt.NDArray[Any],
 ) -> tuple[Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]], dict[str, float]]:
     statistics: dict[str, float] = {}
-    background = background_value(values)
+    counted = _counted(values)
+    background = _prevailing(counted or _candidates(values), values.size)
     if background is not None:
         statistics["background"] = float(background)
         if bool((values == background).all()):
             background = None  # nothing else is there, so there is no rest to leave it out of
-    low, high = (float(p) for p in _percentiles(values.reshape(-1), background))
+    if counted is None:
+        found = _percentiles(values.reshape(-1), background)
+    else:
+        found = _counted_percentiles(counted, background)
+    low, high = (float(p) for p in found)
     mean, deviation = _moments(values.reshape(-1), background, low, high)
     deviation = max(deviation, SMALLEST_DEVIATION)
     statistics |= {"low": low, "high": high, "mean": mean, "deviation": deviation}
@@ -206,15 +214,61 @@ def _moments(
     return mean, math.sqrt(squares / size)
 
 
-def background_value(values: npt.NDArray[Any]) -> float | None:
-    """The value that fills more than 20 % of the volume (the most frequent; the lowest on a tie).
+def is_counted(dtype: np.dtype[Any]) -> bool:
+    """Whether values of this type are counted one by one, for which no copy of them is made."""
+    return dtype.kind in "iu" and dtype.itemsize <= 2 and dtype.isnative
 
-    In sorted order such a value covers one of the four inner fifths' borders, so four order
-    statistics are the only candidates: no sort, no histogram, exact for any type.
+
+def _counted(values: npt.NDArray[Any]) -> _Counts | None:
+    """All values there are; None for types with too many of them."""
+    if not is_counted(values.dtype):
+        return None
+    size = 1 << 8 * values.dtype.itemsize
+    flat = values.reshape(-1).view(f"u{values.dtype.itemsize}")
+    table = np.zeros(size, np.intp)
+    for block in _blocks(flat, None):
+        table += np.bincount(block, minlength=size)
+    lowest = int(np.iinfo(values.dtype).min)
+    table = np.roll(table, -lowest)  # negative values are stored behind the positive ones
+    found = np.flatnonzero(table)
+    return found + lowest, table[found]
+
+
+def _counted_percentiles(counted: _Counts, background: float | None) -> npt.NDArray[Any]:
+    """As `_percentiles`, and as NumPy interpolates, bit for bit."""
+    values, counts = counted
+    if background is not None:
+        values, counts = values[values != background], counts[values != background]
+    ends = np.cumsum(counts)
+    at = np.true_divide(PERCENTILES, 100) * (ends[-1] - 1)
+    below = np.floor(at).astype(np.intp)
+    share = at - below
+    low = values[np.searchsorted(ends, below, side="right")]
+    high = values[np.searchsorted(ends, np.minimum(below + 1, ends[-1] - 1), side="right")]
+    step = high - low
+    found: npt.NDArray[Any] = np.where(share >= 0.5, high - step * (1 - share), low + step * share)
+    return found
+
+
+def background_value(values: npt.NDArray[Any]) -> float | None:
+    """The value that fills more than 20 % of the volume (the most frequent, lowest on a tie)."""
+    return _prevailing(_counted(values) or _candidates(values), values.size)
+
+
+def _prevailing(found: _Counts, size: int) -> float | None:
+    values, counts = found
+    best = int(np.argmax(counts))
+    return float(values[best]) if counts[best] > BACKGROUND_SHARE * size else None
+
+
+def _candidates(values: npt.NDArray[Any]) -> _Counts:
+    """The only values that can fill more than 20 % of a volume.
+
+    In sorted order such a value covers one of the four inner fifths' borders: no sort, no
+    histogram, exact for any type.
     """
     flat = values.reshape(-1)
     borders = [k * flat.size // 5 for k in range(1, 5)]
     candidates = np.unique(np.partition(flat, borders)[borders])
-    counts = [int(np.count_nonzero(flat == c)) for c in candidates]
-    best = int(np.argmax(counts))
-    return float(candidates[best]) if counts[best] > BACKGROUND_SHARE * flat.size else None
+    counts = np.array([np.count_nonzero(flat == c) for c in candidates], np.intp)
+    return candidates, counts

@@ -1,6 +1,6 @@
 """NIfTI-1 and NIfTI-2 single files: header, claim, geometry, voxels.
 
-nibabel parses the header and knows the quaternions; the bytes are read and verified by `payload`.
+The fields of a header are found by `nifti_layout`; the bytes are read and verified by `payload`.
 Only what geometry and units need is kept of a header (`NiftiFields`): descriptions, file names
 and extensions carry identifiers of patients and go no further.
 """
@@ -19,6 +19,13 @@ import numpy.typing as npt
 
 from iris_cli.errors import DataRefused
 from iris_cli.volume.grid import Affine, Grid, GridMatch
+from iris_cli.volume.nifti_layout import (
+    HEADER_SIZES,
+    OTHER_TYPES,
+    VALUE_TYPES,
+    header_layout,
+    quaternion_rotation,
+)
 from iris_cli.volume.payload import (
     FIX_DAMAGED,
     InflatedFile,
@@ -38,8 +45,6 @@ CLASSES_FORMAT = "iris-classes-1"
 
 MAX_EXTENSION_BYTES = 1 << 24
 """Bytes between header and voxels that are looked at for class names; the rest is passed over."""
-
-HEADER_SIZES = {348: 1, 540: 2}
 
 SAME_EDGE = 0.01
 """Part of a voxel edge by which pixdim may differ from the sform without a note."""
@@ -138,7 +143,7 @@ def parse_nifti_image(
 
     fields = _fields(raw, 2 if isinstance(raw, nibabel.Nifti2Header) else 1)
     shape_xyz = three_axes(list(stored.shape), path)
-    grid, assumed, notes = _geometry(raw, fields, shape_xyz, path, assume_spacing_xyz)
+    grid, assumed, notes = _geometry(fields, shape_xyz, path, assume_spacing_xyz)
     header = NiftiHeader(fields, grid, stored.dtype, *scaling, 0, assumed, notes)
     return NiftiContent(header, _scaled(stored.T.reshape(grid.shape_zyx), header), {})
 
@@ -217,10 +222,7 @@ def _parse(
     path: Path,
     assume_spacing_xyz: tuple[float, ...] | None,
 ) -> NiftiHeader:
-    import nibabel
-
-    kind = nibabel.Nifti1Header if version == 1 else nibabel.Nifti2Header
-    raw = kind(block, endianness=order, check=False)
+    raw = np.frombuffer(block, header_layout(version, order))[0]
     magic, expected = raw["magic"].item(), (b"n+1" if version == 1 else b"n+2")
     if not magic.startswith(expected):
         raise DataRefused(
@@ -231,10 +233,10 @@ def _parse(
             fix="convert Analyze or .hdr/.img pairs to .nii.gz",
         )
     shape_xyz = _shape_xyz(raw, path)
-    dtype = _dtype(raw, path)
+    dtype = _dtype(raw, order, path)
     offset = _offset(raw, len(block), path)
     fields = _fields(raw, version)
-    grid, assumed, notes = _geometry(raw, fields, shape_xyz, path, assume_spacing_xyz)
+    grid, assumed, notes = _geometry(fields, shape_xyz, path, assume_spacing_xyz)
     slope, inter = _scaling(raw, path)
     return NiftiHeader(fields, grid, dtype, slope, inter, offset, assumed, notes)
 
@@ -277,13 +279,11 @@ def three_axes(shape_xyz: list[int], path: Path) -> tuple[int, int, int]:
     return (x, y, z)
 
 
-def _dtype(raw: Any, path: Path) -> np.dtype[Any]:
-    try:
-        dtype: np.dtype[Any] = raw.get_data_dtype()
-    except Exception as error:  # nibabel raises its own kinds for codes that it does not know
-        raise _bad_type(path, f"NIfTI type code {int(raw['datatype'])}") from error
-    if dtype.kind not in "iuf" or dtype.itemsize > 16:
-        raise _bad_type(path, f"type {dtype}")
+def _dtype(raw: Any, order: str, path: Path) -> np.dtype[Any]:
+    code = int(raw["datatype"])
+    if code not in VALUE_TYPES:
+        raise _bad_type(path, f"NIfTI type code {code} ({OTHER_TYPES.get(code, 'unknown')})")
+    dtype: np.dtype[Any] = np.dtype(order + VALUE_TYPES[code])
     if int(raw["bitpix"]) != dtype.itemsize * 8:
         raise _no_nifti(path, f"{int(raw['bitpix'])} bits per voxel", f"{dtype.itemsize * 8}")
     return dtype
@@ -353,7 +353,6 @@ def _fields(raw: Any, version: int) -> NiftiFields:
 
 
 def _geometry(
-    raw: Any,
     fields: NiftiFields,
     shape_xyz: tuple[int, int, int],
     path: Path,
@@ -366,10 +365,10 @@ def _geometry(
         grid = located_grid(shape_zyx, _in_mm(affine, scale), path)
         notes += _other_spacing(fields, grid, scale)
         if fields.qform_code > 0:
-            notes += _disagreement(raw, fields, grid, scale)
+            notes += _disagreement(fields, grid, scale)
     elif fields.qform_code > 0:
         scale, notes = _unit(fields)
-        grid = located_grid(shape_zyx, _in_mm(_qform(raw, fields, path), scale), path)
+        grid = located_grid(shape_zyx, _in_mm(_qform(fields, path), scale), path)
     elif assume_spacing_xyz is not None:
         notes = (assumed_note(assume_spacing_xyz),)
         return Grid.from_spacing(shape_zyx, assume_spacing_xyz), True, notes
@@ -400,7 +399,7 @@ def _sform(fields: NiftiFields) -> Affine:
     return affine
 
 
-def _qform(raw: Any, fields: NiftiFields, path: Path | None) -> Affine:
+def _qform(fields: NiftiFields, path: Path | None) -> Affine:
     """The qform in the header's unit; raises DataRefused where it says nothing."""
     spacing = np.abs(fields.pixdim[1:4])
     if not (np.isfinite(spacing).all() and (spacing > 0).all()):
@@ -411,14 +410,14 @@ def _qform(raw: Any, fields: NiftiFields, path: Path | None) -> Affine:
             expected="three positive numbers",
             fix="correct the header",
         )
-    header = raw.copy()
-    # The standard reads any qfac but -1 as 1; nibabel raises for 0, which many tools write.
-    header["pixdim"][0] = -1 if fields.pixdim[0] == -1 else 1
-    header["pixdim"][1:4] = spacing
+    # The standard reads any qfac but -1 as 1: many tools write 0.
+    spacing[2] *= -1 if fields.pixdim[0] == -1 else 1
+    affine = np.eye(4)
     try:
         with np.errstate(all="ignore"):
-            affine: Affine = np.asarray(header.get_qform(coded=False), dtype=np.float64)
-    except Exception as error:  # nibabel has several kinds for an impossible quaternion
+            rotation = quaternion_rotation(fields.quatern_bcd, fields.version)
+            affine[:3, :3] = rotation @ np.diag(spacing)
+    except ValueError as error:
         raise DataRefused(
             "the qform of the header is no rotation",
             file=path,
@@ -426,13 +425,14 @@ def _qform(raw: Any, fields: NiftiFields, path: Path | None) -> Affine:
             expected="a unit quaternion",
             fix="correct the header",
         ) from error
+    affine[:3, 3] = fields.qoffset_xyz
     return affine
 
 
-def _disagreement(raw: Any, fields: NiftiFields, sform: Grid, scale: float) -> tuple[str, ...]:
+def _disagreement(fields: NiftiFields, sform: Grid, scale: float) -> tuple[str, ...]:
     """A note with both where the qform puts a corner elsewhere than the sform."""
     try:
-        qform = Grid(sform.shape_zyx, _in_mm(_qform(raw, fields, None), scale))
+        qform = Grid(sform.shape_zyx, _in_mm(_qform(fields, None), scale))
     except DataRefused as error:
         return (f"the qform is not usable ({error.problem}); the sform is used",)
     if sform.compare(qform) is not GridMatch.DIFFERENT:

@@ -9,6 +9,7 @@ the canonical grid of a canonical grid may be another one. Nothing here relies o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -82,11 +83,26 @@ AS_IT_IS = Orientation((0, 1, 2), (False, False, False))
 
 def canonical_orientation(grid: Grid) -> Orientation:
     """The permutation and flips that bring a grid nearest to RAS+ (nibabel's choice)."""
-    from nibabel.orientations import io_orientation
+    return _nearest_to_ras(grid.affine[:3, :3].tobytes())
 
-    table = io_orientation(grid.affine)
-    x, y, z = (int(axis) for axis in table[:, 0])
-    flip_x, flip_y, flip_z = (bool(sign < 0) for sign in table[:, 1])
+
+@lru_cache(maxsize=256)  # the cases of a set lie alike, and every header is read several times
+def _nearest_to_ras(axes: bytes) -> Orientation:
+    """axes: (3, 3) float64, a stored axis per column; of a grid, so they span space.
+
+    The rotation nearest to them decides (polar decomposition); of its columns the one that is
+    nearest to a canonical axis chooses first, the first of equal ones.
+    """
+    columns = np.frombuffer(axes).reshape(3, 3)
+    left, _, right = np.linalg.svd(columns / np.sqrt(np.sum(columns * columns, axis=0)))
+    rotation = left @ right
+    canonical, flips = [0, 0, 0], [False, False, False]
+    for stored in np.argsort(np.min(-(rotation**2), axis=0), kind="stable"):
+        nearest = int(np.argmax(np.abs(rotation[:, stored])))
+        canonical[stored], flips[stored] = nearest, bool(rotation[nearest, stored] < 0)
+        rotation[nearest] = 0.0
+    x, y, z = canonical
+    flip_x, flip_y, flip_z = flips
     return Orientation((x, y, z), (flip_x, flip_y, flip_z))
 
 

@@ -6,11 +6,12 @@ and any number of processes may run the same line on one folder.
 
 from __future__ import annotations
 
+import functools
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,14 @@ import torch
 
 from iris_cli.dataset.queries import FoundQueries, QueryVolume, search_files, search_queries
 from iris_cli.errors import DataRefused, EnvironmentProblem, IrisError, UsageError
-from iris_cli.execution.announced import ANNOUNCED, announce, withdraw
+from iris_cli.execution.announced import ANNOUNCED, Announced, announce, withdraw_finished
 from iris_cli.execution.dask_engine import DaskEngine
-from iris_cli.execution.failures import FAILURES, read_failures
+from iris_cli.execution.failures import FAILURES, noted
 from iris_cli.execution.jobs import CaseJob, RunSummary, run_cases
 from iris_cli.execution.kept_workers import KeptWorkers
 from iris_cli.execution.parts import WHOLE, Part, Share, run_part
 from iris_cli.execution.progress import Progress
-from iris_cli.execution.receipts import matches, read_receipt
+from iris_cli.execution.receipts import read_receipt
 from iris_cli.execution.schedule import Rules
 from iris_cli.execution.signals import StopRequest
 from iris_cli.inference.case import RECIPES as QUERY_RECIPES
@@ -35,6 +36,9 @@ from iris_cli.inference.class_masks import check_mask_files
 from iris_cli.inference.job import (
     HIDDEN,
     PredictPayload,
+    cases_left,
+    inputs_of_line,
+    is_of_line,
     predict_case,
     predictor_of,
 )
@@ -208,7 +212,7 @@ class PredictReport:
 class CaseEstimate:
     """What one case would take; `problem` where not even its header can be read.
 
-    volume_mb: of memory_mb, its voxels and labels.
+    volume_mb, writing_mb: of memory_mb, its voxels and labels, and what writing takes beside them.
     """
 
     case: str
@@ -216,6 +220,7 @@ class CaseEstimate:
     seconds: float = 0.0
     memory_mb: float = 0.0
     volume_mb: float = 0.0
+    writing_mb: float = 0.0
     problem: str | None = None
 
 
@@ -237,11 +242,14 @@ class PredictEstimate:
 
     @property
     def memory_mb(self) -> float:
-        """Of the largest cases: one in each worker, or two volumes beside one that overlaps."""
+        """Of the largest cases: one in each worker; or one that is computed, and beside it the
+        volumes of one that is read and one that is written, and what writing takes."""
         largest = sorted((case.memory_mb for case in self.cases), reverse=True)
         if self.overlap and self.workers <= 0:
             beside = sorted((case.volume_mb for case in self.cases), reverse=True)
-            return sum(largest[:1]) + sum(beside[1:3])
+            writing = max((case.writing_mb for case in self.cases), default=0.0)
+            overlapping = len([case for case in self.cases if case.memory_mb]) > 1
+            return sum(largest[:1]) + sum(beside[1:3]) + (writing if overlapping else 0.0)
         return sum(largest[: max(1, self.workers)])
 
     def to_json(self) -> dict[str, Any]:
@@ -319,24 +327,30 @@ def _run(
             label="predict" if waits else "predict, left by others",
             claims=hidden / "claims",
             rules=Rules(strict=settings.strict, waits=waits, failures=failures),
-            assign=partial(_on_device, settings.devices) if settings.devices else None,
+            assign=functools.partial(_on_device, settings.devices) if settings.devices else None,
             engine=engine,
             kept=kept,
             stop=stop,
         )
 
-    announced = announce(hidden / ANNOUNCED, [payload.case for payload in payloads])
+    if not settings.only_failed:  # those say themselves that they are left
+        announce(hidden / ANNOUNCED, prepared.announced)
     summary, share = run_part(
         [CaseJob(payload.case, payload) for payload in payloads],
         settings.part,
         run,
-        is_done=lambda job: _is_done(job.payload, prepared.classes),
-        failed=lambda: read_failures(failures),
+        is_done=lambda job: _is_done(job.payload, prepared.announced.inputs),
+        failed=lambda: noted(failures),
         only_failed=settings.only_failed,
     )
-    if not share.missing and summary.ended_by is None:
-        withdraw(announced)
+    withdraw_finished(hidden / ANNOUNCED, lambda announced: _is_left(announced, hidden))
     return summary, share
+
+
+def _is_left(announced: Announced, hidden: Path) -> bool:
+    """Whether a case of a list may still be done: its file is there, and it has not failed."""
+    left = cases_left(announced, hidden) - noted(hidden / FAILURES).keys()
+    return any(Path(announced.cases[case]).exists() for case in left)
 
 
 def _for_elsewhere(payload: PredictPayload) -> PredictPayload:
@@ -377,6 +391,9 @@ def dry_run(
         prepared = _prepare(inputs, output, task, references, settings, Path(folder))
     seconds = _time_window(prepared, settings)
     mine = settings.part.of(prepared.payloads)
+    if settings.only_failed:
+        failed = noted(output / HIDDEN / FAILURES)
+        mine = [payload for payload in mine if payload.case in failed]
     cases = [_estimate(payload, prepared, seconds) for payload in mine]
     return PredictEstimate(
         tuple(cases),
@@ -398,6 +415,14 @@ class _Prepared:
     task: Task
     classes: tuple[TaskClass, ...]
     notes: tuple[str, ...]
+
+    @functools.cached_property
+    def announced(self) -> Announced:
+        """All of it, whoever does which part."""
+        return Announced(
+            inputs=inputs_of_line(self.payloads[0], self.model, self.task),
+            cases={p.case: os.path.abspath(p.query) for p in self.payloads},
+        )
 
 
 def _prepare(
@@ -511,19 +536,9 @@ def _refuse_input_folder(inputs: Path | Sequence[Path], output: Path) -> None:
             )
 
 
-def _is_done(payload: PredictPayload, classes: Sequence[TaskClass]) -> bool:
+def _is_done(payload: PredictPayload, line: Mapping[str, Any]) -> bool:
     """Whether a case has a label map of this line, by its receipt; neither voxels are read."""
-    receipt = read_receipt(payload.receipt)
-    if receipt is None or not payload.output.exists():
-        return False
-    inputs = receipt.content.get("inputs", {})
-    asked = {
-        "classes": [entry.name for entry in classes],
-        "skip_empty": payload.skip_empty,
-        **payload.outputs.parameters(),
-    }
-    parameters = {**inputs.get("parameters", {}), **asked}
-    return matches(receipt, {**inputs, "task": payload.fingerprint, "parameters": parameters})
+    return payload.output.exists() and is_of_line(read_receipt(payload.receipt), line)
 
 
 def _others(prepared: _Prepared, output: Path, run: RunSummary) -> bool:
@@ -531,7 +546,8 @@ def _others(prepared: _Prepared, output: Path, run: RunSummary) -> bool:
     done = {outcome.name for outcome in run.outcomes if outcome.result is not None}
     tried = {outcome.name for outcome in run.outcomes}
     elsewhere = [payload for payload in prepared.payloads if payload.case not in tried]
-    done |= {payload.case for payload in elsewhere if _is_done(payload, prepared.classes)}
+    line = prepared.announced.inputs
+    done |= {payload.case for payload in elsewhere if _is_done(payload, line)}
     own = {payload.output.name for payload in prepared.payloads if payload.case in done}
     return any(
         is_volume(path) and not path.name.startswith(".") and path.name not in own
@@ -651,7 +667,11 @@ def _estimate(payload: PredictPayload, prepared: _Prepared, seconds: float) -> C
         _, memory = case.fit(first, payload.limits.with_free_memory_of(payload.device))
     except EnvironmentProblem as error:
         return CaseEstimate(payload.case, windows, problem=str(error.problem))
-    volume = case.native_bytes + case.label_bytes
     return CaseEstimate(
-        payload.case, windows, windows * seconds, memory.ram / 2**20, volume / 2**20
+        payload.case,
+        windows,
+        windows * seconds,
+        memory.ram / 2**20,
+        (case.native_bytes + case.label_bytes) / 2**20,
+        case.writing_bytes / 2**20,
     )

@@ -15,7 +15,7 @@ from typing import Any
 from iris_cli.dataset.raw import Case, RawDataset, read_raw_dataset
 from iris_cli.errors import DataRefused, UsageError
 from iris_cli.execution.dask_engine import DaskEngine
-from iris_cli.execution.failures import read_failures
+from iris_cli.execution.failures import noted
 from iris_cli.execution.jobs import CaseJob, RunSummary, run_cases
 from iris_cli.execution.parts import WHOLE, Part, Share, run_part
 from iris_cli.execution.progress import Progress
@@ -110,7 +110,7 @@ def preprocess(
     where nothing could be done because of the data).
     raises UsageError for a set that is not in the plan, DataRefused where a raw set lacks cases of
     the plan or was changed since it was planned, EnvironmentProblem where a case needs more than
-    `max_ram`, Stopped on a signal.
+    `max_ram` (which counts without `dask` alone), Stopped on a signal.
     """
     workspace = workspace if dask is None else workspace.absolute()
     engine = None if dask is None else DaskEngine(dask, workspace)
@@ -123,7 +123,8 @@ def preprocess(
         _forget_test_cases(planned, workspace, name)
         payloads += payloads_of_set(planned, name, raw, workspace)
     jobs = [CaseJob(f"{p.set}/{p.case}", p, needs_bytes=predicted_bytes(p)) for p in payloads]
-    crew = _crew(jobs, workers, max_ram)
+    # The memory that counts is that of the cluster's workers, which nobody knows here.
+    crew = Crew(0, 0) if engine is not None else _crew(jobs, workers, max_ram)
     failures = workspace / PREPROCESSED / ".failed"
 
     def run(some: Sequence[CaseJob], waits: bool) -> RunSummary:
@@ -145,7 +146,7 @@ def preprocess(
         part,
         run,
         is_done=lambda job: _is_stored(job.payload),
-        failed=lambda: read_failures(failures),
+        failed=lambda: noted(failures),
         only_failed=only_failed,
     )
     folders = {name: planned.store_folder(workspace, name) for name in names}

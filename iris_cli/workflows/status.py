@@ -21,7 +21,8 @@ from iris_cli.execution.announced import ANNOUNCED, read_announced
 from iris_cli.execution.claims import case_of, living
 from iris_cli.execution.failures import FAILURES, read_failures
 from iris_cli.execution.receipts import read_receipt
-from iris_cli.inference.job import HIDDEN
+from iris_cli.files.publish import published_json
+from iris_cli.inference.job import HIDDEN, cases_left
 from iris_cli.inference.outputs import OUTPUT_ENDINGS
 from iris_cli.planning.plan import read_plan
 from iris_cli.training.checkpoint import BEST, LATEST, PREVIOUS, read_step
@@ -108,7 +109,8 @@ class OutputStatus:
 
     done: receipt and label map are there. incomplete: a receipt whose label map is gone.
     failed: case -> parts of its error. working: cases that a living process has claimed. waiting:
-    cases of a line that did not end, or is not at its end, which are none of these.
+    cases of a line that did not end, or is not at its end, which have no result of this line and
+    are none of these. A case that failed or waits may have a label map of an earlier line.
     """
 
     folder: Path
@@ -180,7 +182,7 @@ def run_status(folder: Path) -> RunStatus:
 def output_status(folder: Path) -> OutputStatus:
     """Where a folder of `iris predict` stands, by its receipts, notes and claims."""
     hidden = folder / HIDDEN
-    receipts = {path.stem for path in hidden.glob("*.json") if read_receipt(path) is not None}
+    receipts = {path.stem for path in published_json(hidden) if read_receipt(path) is not None}
     written = {
         case
         for case in receipts
@@ -191,13 +193,16 @@ def output_status(folder: Path) -> OutputStatus:
     failed = {
         case: error
         for case, error in read_failures(hidden / FAILURES).items()
-        if case not in written | taken
+        if case not in taken
     }
-    waiting = read_announced(hidden / ANNOUNCED) - receipts - taken - set(failed)
+    lists = read_announced(hidden / ANNOUNCED).values()
+    left = {case for announced in lists for case in cases_left(announced, hidden)}
+    waiting = left - taken - set(failed)
+    others = waiting | set(failed)
     return OutputStatus(
         folder=folder,
-        done=tuple(sorted(written)),
-        incomplete=tuple(sorted(receipts - written)),
+        done=tuple(sorted(written - others)),
+        incomplete=tuple(sorted(receipts - written - others)),
         failed=failed,
         working=working,
         waiting=tuple(sorted(waiting)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import multiprocessing
 import os
 import signal
@@ -25,10 +26,11 @@ from iris_cli.errors import (
     Stopped,
     UsageError,
 )
-from iris_cli.execution.claims import Claims
+from iris_cli.execution.claims import Claims, Holder
 from iris_cli.execution.failures import read_failures
 from iris_cli.execution.jobs import CaseJob, RunSummary, run_cases
-from iris_cli.execution.schedule import Rules
+from iris_cli.execution.progress import SilentProgress
+from iris_cli.execution.schedule import Rules, Schedule
 from iris_cli.execution.signals import StopRequest
 from tests.execution.case_functions import (
     Order,
@@ -173,6 +175,20 @@ def test_failures_of_the_environment_in_a_row_end_the_job() -> None:
     assert statuses(summary) == ["failed"] * 5
     assert (summary.failed[-1].error or {})["problem"].startswith("not started: the disk is full")
     assert summary.exit_code == 5
+
+
+def test_cases_that_were_not_started_have_not_failed(tmp_path: Path) -> None:
+    rules = Rules(failures=tmp_path / "failed")
+    with Claims(tmp_path / "claims") as others:
+        assert others.take("case_0")
+        orders = [Order("work"), *[Order("disk full")] * 3, Order("work")]
+        summary = run(*orders, rules=rules, claims=tmp_path / "claims")
+    # The first one is done by another process; the last one by whoever comes next.
+    tried, not_started = ["case_1", "case_2", "case_3"], "case_4"
+    assert [outcome.name for outcome in summary.outcomes] == [*tried, not_started]
+    assert (summary.failed[-1].error or {})["problem"].startswith("not started")
+    assert summary.exit_code == 5
+    assert list(read_failures(tmp_path / "failed")) == tried
 
 
 def test_an_input_that_may_not_be_read_is_the_failure_of_its_case(tmp_path: Path) -> None:
@@ -435,6 +451,46 @@ def test_cases_held_elsewhere_can_be_left_alone(tmp_path: Path) -> None:
         rules = Rules(waits=False)
         summary = run_cases(jobs(*orders), publish_once, claims=tmp_path / "claims", rules=rules)
     assert [outcome.name for outcome in summary.outcomes] == ["case_1", "case_2"]
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_a_case_of_a_lost_node_is_taken_over_by_one_that_leaves_cases_alone(
+    tmp_path: Path, is_lost: bool
+) -> None:
+    elsewhere = {**Holder.this_process().__dict__, "host": "node-17"}
+    (tmp_path / "case_0.claim").write_text(json.dumps(elsewhere))
+    beat = time.time() - (3600 if is_lost else 0)
+    os.utime(tmp_path / "case_0.claim", (beat, beat))
+    with Claims(tmp_path, stale_s=0.3) as claims:
+        schedule = Schedule(jobs(Order("work")), claims, SilentProgress(), Rules(waits=False))
+        assert schedule.take() is None
+        assert schedule.has_more == is_lost
+        ends = time.monotonic() + 10
+        while schedule.has_more and time.monotonic() < ends:
+            time.sleep(schedule.wait_s() or 0.0)
+            if schedule.take() is not None:
+                return
+    assert not is_lost
+
+
+def test_a_host_whose_clock_is_wrong_is_not_lost(tmp_path: Path) -> None:
+    claim = tmp_path / "a.claim"
+    claim.write_text(json.dumps({**Holder.this_process().__dict__, "host": "node-17"}))
+    with Claims(tmp_path) as claims:
+        for age_s, seems_lost in ((3600, True), (3585, False)):
+            beat = time.time() - age_s
+            os.utime(claim, (beat, beat))
+            assert not claims.take("a")
+            assert claims.may_be_lost("a") == seems_lost
+
+
+@pytest.mark.parametrize("failed", [True, False])
+def test_half_a_note_of_a_killed_process_is_none_and_goes(tmp_path: Path, failed: bool) -> None:
+    half = tmp_path / ".case_0.json.999999999-0badcafe.partial.json"
+    half.write_text('{"problem": "x"}')
+    assert not read_failures(tmp_path)
+    run(Order("refuse" if failed else "work"), rules=Rules(failures=tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["case_0.json"] * failed
 
 
 @pytest.mark.parametrize("workers", [1, 2])

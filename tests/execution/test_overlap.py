@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import pytest
 from iris_cli.errors import DataRefused, Stopped
 from iris_cli.execution.claims import Claims
 from iris_cli.execution.jobs import CaseJob, CaseResult, run_cases
-from iris_cli.execution.overlap import Steps, in_steps
+from iris_cli.execution.overlap import OwnTime, Steps, in_steps
+from iris_cli.execution.progress import SilentProgress
+from iris_cli.execution.schedule import Rules
 from iris_cli.execution.signals import StopRequest
 
 PATIENCE_S = 20.0
@@ -111,6 +114,48 @@ def test_outcomes_are_those_without_overlap() -> None:
     assert told(overlap=True) == told(overlap=False)
     statuses = [status for _, status, *_ in told(overlap=True)]
     assert statuses == ["done", "failed", "kept", "failed", "failed", "done"]
+
+
+class Recorded(SilentProgress):
+    """Sets an event when it has been told of some cases."""
+
+    def __init__(self, *names: str) -> None:
+        self.missing, self.all_told = set(names), threading.Event()
+
+    def advance(self, name: str, status: str) -> None:
+        self.missing.discard(name)
+        if not self.missing:
+            self.all_told.set()
+
+
+def test_outcomes_are_recorded_while_another_case_is_computed(tmp_path: Path) -> None:
+    """b is computed until a, written meanwhile, and c, which cannot be read, are recorded."""
+    diary: list[str] = []
+    told = Recorded("a", "c")
+    b = Watched("b", diary, waits_for={"compute": told.all_told})
+    cases = [Watched("a", diary), b, Watched("c", diary, fails_at="read"), Watched("d", diary)]
+    rules = Rules(failures=tmp_path / "failed")
+    summary = run_cases(
+        jobs(*cases),
+        watched,
+        overlap=True,
+        claims=tmp_path / "claims",
+        rules=rules,
+        progress=told,
+    )
+    assert [outcome.status for outcome in summary.outcomes] == ["done", "done", "failed", "done"]
+    assert not (tmp_path / "claims").exists()
+
+
+def test_the_time_of_a_case_is_that_of_its_steps() -> None:
+    own = OwnTime()
+    began = time.perf_counter()
+    with own.paused():
+        time.sleep(0.2)
+    assert own.seconds <= time.perf_counter() - began - 0.2
+    before = own.seconds
+    time.sleep(0.05)
+    assert own.seconds >= before + 0.05
 
 
 def test_when_asked_to_stop_what_was_computed_is_written_and_claims_are_given_back(

@@ -124,7 +124,53 @@ def test_what_the_user_says_wins_over_the_scheduler() -> None:
     environment = slurm_array(3, 0, 7, 1, 8)
     assert choose_part(4, 1, environment) == Part(1, 4, "--part-id")
     assert choose_part(1, None, environment) == WHOLE
-    assert choose_part(2, None, environment) == Part(1, 2, "SLURM_ARRAY_TASK_ID=3")
+    assert choose_part(8, None, environment) == Part(3, 8, "SLURM_ARRAY_TASK_ID=3")
+
+
+@pytest.mark.parametrize(
+    "jobs",
+    [
+        [slurm_array(number, 1, 8, 1, 8) for number in range(1, 9)],
+        [slurm_array(number, 3, 17, 2, 8) for number in range(3, 18, 2)],
+        [sge(number, 3, 17, 2) for number in range(3, 18, 2)],
+        [lsf(number, 15, 2) for number in range(1, 16, 2)],
+        [slurm_array(4, 4, 4, 1, 1) | slurm_step(number, 8) for number in range(8)],
+        [{"PBS_ARRAY_INDEX": str(number)} for number in range(5, 13)],
+    ],
+)
+def test_as_many_jobs_as_parts_take_every_part_once(jobs: list[dict[str, str]]) -> None:
+    assert sorted(choose_part(8, None, job).index for job in jobs) == list(range(8))
+
+
+@pytest.mark.parametrize("number", [3, 5])
+def test_a_job_that_is_sent_again_takes_the_part_it_had(number: int) -> None:
+    whole = choose_part(8, None, lsf(number, 8))
+    assert choose_part(8, None, lsf(number, number)) == whole
+    assert choose_part(8, None, {"PBS_ARRAY_INDEX": str(number)}).index == whole.index
+    with pytest.raises(UsageError, match="which of the parts") as refused:
+        choose_part(8, None, slurm_array(number, number, number, 1, 1))
+    # Whether it is a part of an array of eight, nobody says.
+    before = choose_part(8, None, slurm_array(number, 1, 8, 1, 8))
+    assert f"it was {before.index} for this one" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        slurm_array(3, 0, 7, 1, 8),
+        slurm_array(2, 2, 5, 1, 2),
+        slurm_array(1, 1, 7, 1, 3),  # --array=1,3,7: two of them have the same remainder
+        sge(3, 1, 8, 1),
+        slurm_step(1, 4),
+    ],
+)
+def test_an_array_that_does_not_fit_the_number_of_parts_is_refused(
+    environment: dict[str, str],
+) -> None:
+    with pytest.raises(UsageError, match="which of the parts") as refused:
+        choose_part(3, None, environment)
+    assert "--part-id" in str(refused.value)
+    assert choose_part(3, 2, environment) == Part(2, 3, "--part-id")
 
 
 @pytest.mark.parametrize(
@@ -162,13 +208,18 @@ def test_the_first_scheduler_that_says_something_counts() -> None:
 
 
 class Folder:
-    """Cases that were done or failed, and the order in which they were tried."""
+    """Cases that were done or failed, and the order in which they were tried.
 
-    def __init__(self, *, done: str = "", failed: str = "") -> None:
-        self.done, self.failed = set(done), set(failed)
+    fail_meanwhile: cases that fail elsewhere while the own part is done.
+    """
+
+    def __init__(self, *, done: str = "", failed: str = "", fail_meanwhile: str = "") -> None:
+        self.done, self.failed = set(done), dict.fromkeys(failed, "before")
+        self.meanwhile = dict.fromkeys(fail_meanwhile, "meanwhile")
         self.tried: list[str] = []
 
     def run(self, jobs: Sequence[CaseJob], waits: bool) -> RunSummary:
+        self.failed |= self.meanwhile
         self.tried += [job.name if waits else job.name.upper() for job in jobs]
         self.done |= {job.name for job in jobs}
         receipt = CaseResult("done", {})
@@ -180,13 +231,13 @@ class Folder:
             part,
             self.run,
             is_done=lambda job: job.name in self.done,
-            failed=lambda: self.failed,
+            failed=lambda: dict(self.failed),
             only_failed=only_failed,
         )[1]
 
 
 def test_a_job_of_an_array_takes_its_own_first_and_then_what_nobody_did() -> None:
-    folder = Folder(done="a", failed="d")
+    folder = Folder(done="a", fail_meanwhile="d")
     part = Part(1, 2, "LSB_JOBINDEX=2", helps=True)
     share = folder.share(part)
     # Of the others a is done; d failed, and is its own.
@@ -194,10 +245,17 @@ def test_a_job_of_an_array_takes_its_own_first_and_then_what_nobody_did() -> Non
     assert share == Share(part, cases=3, others=4, helped=3, missing=0)
 
 
-def test_a_failed_case_of_another_part_is_not_tried_again() -> None:
+def test_a_case_of_another_part_that_fails_meanwhile_is_not_tried_again() -> None:
+    # c failed before, and the job that it belongs to has tried it again.
+    folder = Folder(failed="c", fail_meanwhile="ce")
+    assert folder.share(Part(1, 2, "x", helps=True)).missing == 2
+    assert folder.tried == ["b", "d", "f", "A", "G"]
+
+
+def test_a_case_of_another_part_that_failed_in_an_earlier_run_is_tried() -> None:
     folder = Folder(failed="c")
-    assert folder.share(Part(1, 2, "x", helps=True)).missing == 1
-    assert "C" not in folder.tried
+    assert folder.share(Part(1, 2, "x", helps=True)).missing == 0
+    assert "C" in folder.tried
 
 
 def test_a_part_that_the_user_chose_is_all_that_is_taken() -> None:

@@ -35,11 +35,16 @@ ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),
 }
 LOOK_S = 0.02
+# With as many workers as are asked for, however little there is to do.
+STARTED = (
+    "from iris_cli.planning import crew; crew.START_S = 1e-6; "
+    "from iris_cli.commands.app import main; main()"
+)
 
 
 def command(words: Sequence[str]) -> list[str]:
     """The words that start `iris` with `words`."""
-    return [sys.executable, "-c", "from iris_cli.commands.app import main; main()", *words]
+    return [sys.executable, "-c", STARTED, *words]
 
 
 def run_line(words: Sequence[str]) -> subprocess.CompletedProcess[str]:

@@ -15,6 +15,7 @@ from iris_cli.files.publish import (
     publish,
     publish_bytes,
     publish_json,
+    published_json,
     remove_leftovers,
 )
 
@@ -122,9 +123,22 @@ def test_leftovers_of_dead_writers_go_and_those_of_living_ones_stay(tmp_path: Pa
     other = tmp_path / ".b.bin.999999999-0badcafe.partial.bin"
     for path in (dead, living, other):
         path.write_bytes(b"x")
-    assert remove_leftovers(tmp_path, "a.bin") == 1
+    assert remove_leftovers(tmp_path / "none", "a.bin") == 0
+    assert remove_leftovers(tmp_path, "c.bin", "a.bin") == 1
     assert sorted(tmp_path.iterdir()) == sorted([living, other])
     assert remove_leftovers(tmp_path) == 1
+
+
+def test_what_is_being_written_is_no_published_file(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for name in ("b.json", ".a.json", "folder/c.json", "d.txt"):
+        (tmp_path / name).touch()
+    for name in ("b", "folder/c"):
+        publish_module._temporary_name(tmp_path / f"{name}.json").touch()
+    own = [tmp_path / ".a.json", tmp_path / "b.json"]
+    assert published_json(tmp_path) == own
+    assert published_json(tmp_path, deep=True) == [*own, tmp_path / "folder" / "c.json"]
+    assert published_json(tmp_path / "none") == []
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 import shlex
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -122,6 +124,36 @@ def test_names_of_a_line_that_has_no_label_map_yet_stay(tmp_path: Path) -> None:
         assert table(tmp_path) == {"background": 0, "liver": 1, "spleen": 2}
         other.finish(lambda: False)
     assert table(tmp_path) == {"background": 0, "spleen": 2}
+
+
+def test_a_line_that_just_begins_is_not_taken_for_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of its claim is there and still empty while another line ends."""
+    write, begins, ends = os.write, threading.Event(), threading.Event()
+
+    def slowly(descriptor: int, data: bytes) -> int:
+        if threading.current_thread().name == "late":
+            begins.set()
+            time.sleep(0.2)
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", slowly)
+
+    def late() -> None:
+        with shared(tmp_path, {2: "spleen"}):
+            ends.wait()
+
+    thread = threading.Thread(target=late, name="late", daemon=True)
+    with shared(tmp_path, {1: "liver"}) as one:
+        thread.start()
+        begins.wait()
+        one.finish(lambda: False)
+    with shared(tmp_path, {3: "kidney"}) as three:
+        three.finish(lambda: False)
+    assert table(tmp_path) == {"background": 0, "liver": 1, "spleen": 2, "kidney": 3}
+    ends.set()
+    thread.join()
 
 
 def test_a_line_that_was_killed_does_not_keep_its_names(tmp_path: Path) -> None:

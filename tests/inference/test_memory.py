@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from iris_cli.errors import EnvironmentProblem
+from iris_cli.execution.outcomes import SOME_FAILED, error_parts
 from iris_cli.inference import predictor
 from iris_cli.inference.job import PredictPayload, predict_case
 from iris_cli.inference.memory import (
@@ -75,8 +76,9 @@ def test_every_rung_takes_less_and_is_taken_when_the_one_before_does_not_fit(cud
         limits = Limits(ram=need.ram if need.ram < needs[0].ram else None, vram=need.vram or None)
         assert case.fit(FIRST, limits)[0] == means
     least = min(need.ram for need in needs)
-    with pytest.raises(EnvironmentProblem, match="does not fit"):
+    with pytest.raises(EnvironmentProblem, match="does not fit") as refused:
         case.fit(FIRST, Limits(ram=least - 1))
+    assert error_parts(refused.value)["exit_code"] == SOME_FAILED
 
 
 def test_blending_does_not_grow_with_classes_or_length() -> None:

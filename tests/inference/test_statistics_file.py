@@ -39,6 +39,9 @@ def test_an_earlier_receipt_has_a_row_without_what_it_lacks(tmp_path: Path) -> N
         quality={"liver": {"cut": "x", "low": "y"}},
     )
     (tmp_path / ".iris" / "broken.json").write_text("{")
+    # As it is read again before it gets its name, or of a process that was killed then.
+    half = tmp_path / ".iris" / ".a.json.999999999-0badcafe-0000000.partial.json"
+    half.write_bytes((tmp_path / ".iris" / "a.json").read_bytes())
     assert lines(tmp_path) == [
         ",".join(statistics_file.COLUMNS),
         "a,liver,8,,,,,0.9,,",

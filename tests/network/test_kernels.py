@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from iris_cli.network import logit_map
+from iris_cli.network.attention import CrossAttention, FeedForward, SelfAttention
 from iris_cli.network.blocks import ResidualBlock, residual_stack, upsample
 from iris_cli.network.config import NetworkConfig, Stem
 from iris_cli.network.encoder import Stem as FirstLevel
 from iris_cli.network.iris_network import IrisNetwork
 from iris_cli.network.kernels import residual_stack as residual_stack_kernel
-from iris_cli.network.kernels import slices
+from iris_cli.network.kernels import rows, slices
 from iris_cli.network.kernels.depth_filter import (
     DepthFilter,
     DirectFilter,
@@ -214,6 +216,57 @@ def test_a_shortcut_convolution_needs_no_copy_of_the_map(monkeypatch: pytest.Mon
     assert x.shape[1:] not in copied
     residual_stack([ResidualBlock(4, 4, 3)], x)
     assert x.shape[1:] in copied
+
+
+@pytest.mark.parametrize("shape", [(2, 90, 24), (1, 700, 24), (3, 5, 24)])
+def test_linear_layer_over_many_rows(shape: tuple[int, ...]) -> None:
+    x, weight, bias = torch.randn(shape), torch.randn(40, 24), torch.randn(40)
+    packed = torch.randn(80, 24)
+    channels_first = x.transpose(1, 2).contiguous().transpose(1, 2)
+    for rows_ in (x, channels_first):
+        found = rows.linear(rows_, weight, bias)
+        assert found.shape == (*shape[:2], 40)
+        torch.testing.assert_close(found, F.linear(x, weight, bias), atol=1e-5, rtol=1e-5)
+    part = rows.linear(x, packed[40:], bias)
+    torch.testing.assert_close(part, F.linear(x, packed[40:], bias), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 700, 16), (1, 1024, 16), (1, 1030, 16)])
+def test_token_blocks_over_many_rows(shape: tuple[int, ...]) -> None:
+    """Rows in more than one part, in one, and in one with a few left over."""
+    x, tokens = torch.randn(shape), torch.randn(shape[0], 200, 16)
+    mlp, cross, own = FeedForward(16), CrossAttention(16, 4), SelfAttention(16, 4)
+    valid = torch.rand(shape[0], 200) > 0.3
+    found = mlp(x), cross(x, tokens, valid), cross(tokens, x), own(tokens, valid)
+    with torch.enable_grad():
+        plain = mlp(x), cross(x, tokens, valid), cross(tokens, x), own(tokens, valid)
+    assert rows.pays(x)
+    for one, expected in zip(found, plain, strict=True):
+        torch.testing.assert_close(one, expected.detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_rows_of_other_precisions_take_the_plain_form() -> None:
+    x = torch.randn(1, 300, 16)
+    assert not rows.pays(x.bfloat16())
+    assert not rows.pays(x[:, :100])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not rows.pays(x)
+        assert FeedForward(16)(x).dtype is torch.bfloat16
+    with torch.enable_grad():
+        assert not rows.pays(x)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_logits_multiplied_out_part_by_part(
+    monkeypatch: pytest.MonkeyPatch, layout: torch.memory_format, batch: int
+) -> None:
+    monkeypatch.setattr(logit_map, "PRODUCTS_AT_ONCE", 100)
+    features = torch.randn(batch, 8, 5, 6, 7).contiguous(memory_format=layout)
+    weights = torch.randn(batch, 3, 1, 8)
+    found = logit_map.LogitMap(features, weights, None).logits()
+    expected = torch.einsum("bkfc,bczyx->bkzyx", weights, features)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_other_types_and_gradients_take_the_plain_form() -> None:

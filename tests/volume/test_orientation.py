@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from iris_cli.volume.grid import Grid
+from iris_cli.volume.grid import Affine, Grid
 from iris_cli.volume.orientation import AS_IT_IS, canonical_orientation
 from tests.volume.examples import TILTS, forty_eight_axes, grids, oriented_grid, some_labels
 
@@ -43,14 +43,26 @@ def test_canonical_axes_grow_to_right_anterior_superior() -> None:
     np.testing.assert_allclose(canonical_grid.direction, np.eye(3), atol=1e-12)
 
 
-def test_ties_go_as_nibabel_decides() -> None:
-    half = np.sqrt(0.5)
-    affine = np.eye(4)
-    affine[:3, :3] = [[half, -half, 0], [half, half, 0], [0, 0, 1]]
-    table = nibabel.io_orientation(affine)
-    orientation = canonical_orientation(Grid((2, 3, 4), affine))
-    assert orientation.axes_xyz == tuple(table[:, 0].astype(int))
-    assert orientation.flips_xyz == tuple(table[:, 1] < 0)
+def quarter_turns() -> list[Affine]:
+    """Turns by 45 degrees about one and two axes: two or three columns are equally near."""
+    c = np.sqrt(0.5)
+    about_z = np.array([[c, -c, 0], [c, c, 0], [0, 0, 1]])
+    order = [1, 2, 0]
+    turns = [about_z, about_z[np.ix_(order, order)], about_z.T]
+    return [*turns, *(a @ b for a in turns for b in turns)]
+
+
+def test_ties_and_all_others_go_as_nibabel_decides() -> None:
+    generator = np.random.default_rng(5)
+    others = [generator.normal(size=(3, 3)) for _ in range(200)]  # sheared
+    tied = [turn @ axes for turn in quarter_turns() for axes in forty_eight_axes()]
+    for axes in (*tied, *others):
+        affine = np.eye(4)
+        affine[:3, :3] = axes * (0.7, 0.7, 3.0)
+        table = nibabel.io_orientation(affine)
+        orientation = canonical_orientation(Grid((2, 3, 4), affine))
+        assert orientation.axes_xyz == tuple(table[:, 0].astype(int))
+        assert orientation.flips_xyz == tuple(table[:, 1] < 0)
 
 
 @settings(max_examples=80, deadline=None)

@@ -14,7 +14,11 @@ import pytest
 
 from iris_cli.dataset.raw import read_raw_dataset
 from iris_cli.errors import DataRefused, EnvironmentProblem, UsageError
+from iris_cli.execution import dask_engine
+from iris_cli.execution.dask_engine import DaskEngine
 from iris_cli.execution.parts import Part
+from iris_cli.execution.schedule import Schedule
+from iris_cli.execution.worker import Ran
 from iris_cli.planning import crew
 from iris_cli.planning.plan import read_plan
 from iris_cli.planning.training_sets import sets_for_training
@@ -35,6 +39,12 @@ def make_workspace(folder: Path) -> Path:
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
     return make_workspace(tmp_path / "ws")
+
+
+@pytest.fixture
+def all_workers_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as are asked for, however little there is to do."""
+    monkeypatch.setattr(crew, "START_S", 1e-6)
 
 
 def planned(workspace: Path, **options: Any) -> PlanReport:
@@ -80,13 +90,15 @@ def test_a_rerun_keeps_all_and_one_lost_receipt_costs_one_case(workspace: Path) 
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.usefixtures("all_workers_start")
 def test_any_number_of_workers_and_any_order_give_the_same_content(
     workspace: Path, tmp_path: Path, workers: int
 ) -> None:
     report = planned(workspace)
     preprocess(report.path, workspace=workspace)
     other = make_workspace(tmp_path / "other")
-    preprocess(report.plan, workspace=other, workers=workers, sets=["free", "boxes"])
+    done = preprocess(report.plan, workspace=other, workers=workers, sets=["free", "boxes"])
+    assert done.memory.workers == workers
     assert contents(other) == contents(workspace)
 
 
@@ -115,6 +127,25 @@ def test_a_dask_cluster_makes_what_one_process_makes(
     monkeypatch.chdir(tmp_path)
     assert preprocess(plan, workspace=Path("other"), dask="local:2").exit_code == 0
     assert contents(other) == contents(workspace)
+
+
+def test_on_a_dask_cluster_the_memory_of_this_machine_does_not_count(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does the work that there is: the cluster has its workers."""
+    ran: list[str] = []
+
+    def elsewhere(engine: DaskEngine, schedule: Schedule, *others: object) -> None:
+        while (index := schedule.take()) is not None:
+            ran.append(schedule.jobs[index].name)
+            schedule.record(index, Ran(0.0, None, {"problem": "nobody works here", "exit_code": 3}))
+
+    monkeypatch.setattr(dask_engine, "_distributed", lambda: None)
+    monkeypatch.setattr(DaskEngine, "run", elsewhere)
+    monkeypatch.setattr(crew, "memory_limit", lambda: 1000)
+    report = preprocess(planned(workspace).plan, workspace=workspace, dask="local:2")
+    assert len(ran) == len(report.run.outcomes) > 0
+    assert (report.memory.workers, report.notes()) == (0, [])
 
 
 def test_fewer_workers_work_where_all_of_them_would_not_fit(

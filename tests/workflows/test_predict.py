@@ -13,11 +13,13 @@ from iris_cli.errors import DataRefused, EnvironmentProblem, UsageError
 from iris_cli.execution.jobs import CaseResult
 from iris_cli.execution.parts import Part
 from iris_cli.execution.receipts import read_receipt
+from iris_cli.inference import memory
 from iris_cli.inference.job import PredictPayload, predict_case
 from iris_cli.inference.memory import Limits
 from iris_cli.network import precision
 from iris_cli.task.combining import rename as renamed
 from iris_cli.task.task_file import Task, read_task, write_task
+from iris_cli.volume.grid import Grid
 from iris_cli.volume.reading import read_labels
 from iris_cli.volume.writing import write_image, write_labels
 from iris_cli.workflows.encode_task import ReferenceSource, encode_task
@@ -456,6 +458,24 @@ def test_a_case_that_does_not_fit_its_limits_fails_with_the_numbers(
     report = predict(queries, tmp_path / "out", task=task, settings=tight)
     assert report.exit_code == 5
     assert "at least" in str(report.to_json()["failed"]["a"]["found"])
+
+
+def test_cases_that_do_not_fit_leave_the_others_to_be_done(
+    queries: Path,
+    task: Path,
+    settings: PredictSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 0)
+    small = dry_run(queries, tmp_path / "out", task=task, settings=settings).cases[0].memory_mb
+    for name in ("0", "1", "2"):
+        large = np.zeros((96, 96, 96), np.float32)
+        write_image(queries / f"{name}.nii.gz", large, Grid.from_spacing((96,) * 3, (2.0,) * 3))
+    tight = dataclasses.replace(settings, limits=Limits(ram=int((small + 1) * 2**20)))
+    report = predict(queries, tmp_path / "out", task=task, settings=tight)
+    assert [one.status for one in report.run.outcomes] == ["failed"] * 3 + ["done"] * 3
+    assert report.exit_code == 3
 
 
 def test_lines_that_share_a_folder_keep_the_names_of_one_another(
