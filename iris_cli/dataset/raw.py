@@ -19,8 +19,8 @@ or label map) is collected, so that one report can list all of it (`preparation.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -145,17 +145,22 @@ class RawDataset:
         )
 
 
-def read_raw_dataset(folder: Path, *, strict: bool = True) -> RawDataset:
+def read_raw_dataset(
+    folder: Path, *, strict: bool = True, known: Mapping[str, Role] | None = None
+) -> RawDataset:
     """Read the names, roles and classes of a raw data set; no voxel is read.
 
     strict: raise DataRefused with every finding; otherwise they are returned in `.findings`
     (a case with a missing channel or label map is then among the cases as far as it is there).
+    known: cases with their roles, which count as cases and keep these where only their files are
+    gone and dataset.json still names them.
     raises UsageError where there is no dataset.json, DataRefused where it contradicts itself or
     names cases or classes that do not exist.
     """
     path = folder / FILE_NAME
     parsed = read_dataset_json(path)
-    reader = _Reader(folder, path, parsed, channels(parsed, path), parsed.class_table(path))
+    table = parsed.class_table(path)
+    reader = _Reader(folder, path, parsed, channels(parsed, path), table, known or {})
     dataset = reader.read()
     if strict and dataset.findings:
         raise _refusal(dataset)
@@ -208,6 +213,7 @@ class _Reader:
     parsed: DatasetJson
     channels: tuple[Channel, ...]
     table: ClassTable
+    known: Mapping[str, Role] = field(default_factory=dict)
 
     @property
     def section(self) -> IrisSection:
@@ -220,6 +226,7 @@ class _Reader:
         else:
             cases = self._split("Tr", "train", findings)
         cases += self._split("Ts", "test", findings)
+        cases += self._without_files({case.name for case in cases}, findings)
         findings += _duplicates(cases)
         if not cases:
             findings.append(self._no_cases())
@@ -269,6 +276,13 @@ class _Reader:
             cases.append(self._case(ImageFiles(name, present), there, "train", findings))
         return cases
 
+    def _without_files(self, there: set[str], findings: list[RawFinding]) -> list[Case]:
+        """The known cases of which only the word of dataset.json is left."""
+        section = self.section
+        named = {*section.roles, *section.subjects, *section.case_modality, *section.not_annotated}
+        gone = sorted(named & set(self.known) - there)
+        return [self._case(ImageFiles(n, {}), None, self.known[n], findings) for n in gone]
+
     def _case(
         self, group: ImageFiles, label: Path | None, role: Role, findings: list[RawFinding]
     ) -> Case:
@@ -276,7 +290,8 @@ class _Reader:
         role = section.roles.get(name, role)
         if label is None and role in ("train", "validate"):
             findings.append(_missing_label(name, self.folder))
-            role = "unlabelled"  # a declared role cannot give it labels
+            if self.known.get(name) not in ("train", "validate"):
+                role = "unlabelled"  # a declared role cannot give it labels
         for channel in self.channels:
             if channel.index not in group.by_channel:
                 findings.append(_missing_channel(name, channel, group))

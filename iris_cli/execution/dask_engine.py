@@ -124,8 +124,8 @@ class _Dispatcher:
         self._suspects: list[int] = []
         self._retried: set[int] = set()
         self._ended: SimpleQueue[tuple[int, Any, Ran | BaseException]] = SimpleQueue()
-        self._look_s = min(_LOOK_S, engine.no_worker_s)
-        self._workers = Workers(client, engine.folder, self._wake, self._look_s)
+        look_s = min(_LOOK_S, engine.no_worker_s)
+        self._workers = Workers(client, engine.folder, self._wake, look_s)
 
     def __enter__(self) -> _Dispatcher:
         self._wake_read, self._wake_write = os.pipe()
@@ -148,12 +148,12 @@ class _Dispatcher:
             if self._stop.requested:
                 self._finish_or_drop()
                 raise_if_stopped(self._schedule, self._stop)
-            self._workers.look()
+            look_s = self._workers.look()
             self._refuse()
             self._take_back()
             self._hand_out(self._workers.fit)
             wait_s = self._schedule.wait_s()
-            self._step(self._look_s if wait_s is None else min(self._look_s, wait_s))
+            self._step(look_s if wait_s is None else min(look_s, wait_s))
 
     def _refuse(self) -> None:
         """Raise where nothing can be done with the workers that there are, or not."""
@@ -201,7 +201,7 @@ class _Dispatcher:
                 self._schedule.record(index, Ran(0.0, None, error_parts(error)))
                 continue
             key = f"iris-{self._job}-{index}-{'alone' if index in self._retried else 'first'}"
-            # One that has not answered its greeting gets none; without such, dask is free to choose.
+            # Without any that has not answered its greeting, dask is free to choose.
             chosen = workers if workers < self._workers.there else frozenset()
             future = self._client.submit(
                 _run_on_worker,

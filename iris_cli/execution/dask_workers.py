@@ -18,6 +18,8 @@ from typing import Any, cast
 from iris_cli import __version__
 
 _SILENT_S = 30.0
+# Between two looks while nobody works.
+_HURRY_S = 0.5
 _LOG = logging.getLogger(__name__)
 
 
@@ -27,9 +29,9 @@ class Workers:
     folder: one that they have to see. wake: called when something has changed, in another thread.
     look_s: between two looks at who is there.
 
-    there: addresses of all at the last look. fit: of those that can do the cases. refusals: address -> why it cannot.
-    problem: why the scheduler could not be asked. answered_at: when it last answered, and seen_at:
-    when there was last one that is fit (monotonic; at first, the beginning).
+    there: addresses of all at the last look. fit: of those that can do the cases. refusals: address
+    -> why it cannot. problem: why the scheduler could not be asked. answered_at: when it last
+    answered, and seen_at: when there was last one that is fit (monotonic; at first, the beginning).
     """
 
     def __init__(self, client: Any, folder: Path, wake: Callable[[], None], look_s: float) -> None:
@@ -49,12 +51,16 @@ class Workers:
         """Addresses of those that have not answered their greeting so far."""
         return sorted(self._greetings)
 
-    def look(self) -> None:
-        """See who is there, where that is due; does not wait for the answer."""
+    def look(self) -> float:
+        """See who is there, where that is due; does not wait for the answer.
+
+        Returns the seconds until it is due again.
+        """
         now = time.monotonic()
         if now >= self._look_at:
-            self._look_at = now + self._look_s
+            self._look_at = now + (self._look_s if self.fit else min(self._look_s, _HURRY_S))
             self._client.loop.add_callback(self._begin_look)
+        return self._look_at - now
 
     def close(self) -> None:
         """Ask nothing any more."""

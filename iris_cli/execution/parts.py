@@ -154,8 +154,9 @@ def choose_part(num_parts: int | None, part_id: int | None, environment: Mapping
             fix=f"add --part-id I, with I from 0 to {num_parts - 1}; where {num_parts} jobs with "
             f"these numbers were sent before, it was {position.id % num_parts} for this one",
         )
-    # The remainder is right wherever an array begins: N numbers in a row have N remainders.
-    return Part(position.id % num_parts, num_parts, position.told_by)
+    # The remainder is right wherever an array begins: N numbers in a row have N remainders. Numbers
+    # with gaps (PBS: -J 0-6:2) have not, and nobody says so: what such jobs leave is taken, too.
+    return Part(position.id % num_parts, num_parts, position.told_by, helps=True)
 
 
 def run_part(

@@ -193,7 +193,7 @@ def _blend(
 class _Decisions:
     """Labels, voxels and confidence of a volume, region by region.
 
-    edge: rows of a region that pay; None where all logits of every class are asked for.
+    edge: rows of a region that pay.
     """
 
     def __init__(self, wanted: Wanted, shape: Shape3, how: How) -> None:
@@ -203,7 +203,9 @@ class _Decisions:
         self._values = [0, *sorted(wanted.values)]
         self._labels = how.make_labels(shape, self._ranked.dtype)
         self._tally = _Tally(len(self._ranked))
-        self.edge = None if how.on_scores is not None else _edge(self._at_once, len(wanted.values))
+        # Who is told all logits keeps something of every region and class: few, large regions.
+        told = how.on_scores is not None
+        self.edge = LARGEST_EDGE if told else _edge(self._at_once, len(wanted.values))
 
     def add(self, region: Region, logits: CellLogits) -> None:
         """Decide a region. logits: of its cell."""

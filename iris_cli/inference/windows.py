@@ -9,8 +9,6 @@ from __future__ import annotations
 import bisect
 import functools
 import itertools
-import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -66,7 +64,7 @@ class Layout:
 
         A layer is smallest across that axis, and what waits to be finished is about half a layer.
         """
-        slow = sorted(range(3), key=lambda axis: -len(self.starts[axis]))
+        slow = self._slow
         places = [slow.index(axis) for axis in range(3)]
         raster = itertools.product(*(range(len(self.starts[axis])) for axis in slow))
         return [(i[places[0]], i[places[1]], i[places[2]]) for i in raster]
@@ -99,16 +97,34 @@ class Layout:
 
     def waiting(self) -> tuple[int, int]:
         """Most voxels that wait to be finished: of the windows, and of the cells they reach."""
-        kept: Counter[Cell] = Counter()
-        cells: Counter[Cell] = Counter()
-        most = (0, 0)
-        for cell in self.cells():
-            for other, box in self.reached(cell):
-                kept[other] += math.prod(shape_of(box))
-                cells[other] = math.prod(shape_of(self.needed(other)))
-            most = max(most[0], kept.total()), max(most[1], cells.total())
-            del kept[cell], cells[cell]
-        return most
+        rows = [self._rows(axis) for axis in self._slow]
+        kept = _most_waiting([r.sum(axis=1) for r in rows], [r.sum(axis=0) for r in rows])
+        # A cell waits as a whole from the first window that reaches it.
+        needed = [
+            np.array([_length(self._needed(a, i)) for i in range(len(r))])
+            for a, r in zip(self._slow, rows, strict=True)
+        ]
+        begun = [
+            np.bincount((r > 0).argmax(axis=0), n, len(n)).astype(np.int64)
+            for r, n in zip(rows, needed, strict=True)
+        ]
+        return kept, _most_waiting(begun, needed)
+
+    @property
+    def _slow(self) -> list[int]:
+        """The axes, that of most windows first."""
+        return sorted(range(3), key=lambda axis: -len(self.starts[axis]))
+
+    def _rows(self, axis: int) -> npt.NDArray[np.int64]:
+        """Along an axis: rows of window i that lie in the `needed` part of cell j."""
+        count = len(self.starts[axis])
+        found = np.zeros((count, count), np.int64)
+        for i, first in enumerate(self.starts[axis]):
+            for j in self._reach(axis, i):
+                part = self._needed(axis, j)
+                stop = min(first + self.patch[axis], part.stop)
+                found[i, j] = max(0, stop - max(first, part.start))
+        return found
 
     def _needed(self, axis: int, i: int) -> slice:
         cuts = self.cuts[axis]
@@ -119,6 +135,24 @@ class Layout:
         """Windows along an axis that begin no later than the row behind window `i`."""
         starts = self.starts[axis]
         return range(i, bisect.bisect_right(starts, starts[i] + self.patch[axis]))
+
+
+def _most_waiting(
+    come: Sequence[npt.NDArray[np.int64]], go: Sequence[npt.NDArray[np.int64]]
+) -> int:
+    """Most voxels between what came with a window and what went when its cell was finished.
+
+    Both are products over the axes, slowest first, of the rows of every window and cell.
+    """
+    came, gone = (
+        np.cumsum(np.multiply.outer(np.multiply.outer(z, y), x)) for z, y, x in (come, go)
+    )
+    came[1:] -= gone[:-1]
+    return int(came.max())
+
+
+def _length(part: slice) -> int:
+    return int(part.stop - part.start)
 
 
 def shape_of(box: Part) -> Shape3:

@@ -2,8 +2,9 @@
 
 A plan is made once and edited by hand; the raw set may be edited after it. Values that the plan
 took over (classes, roles, subjects, ...) are compared with the raw set before preprocessing and
-before training, and a difference is refused: which of the two counts only the user knows. Classes
-that a case leaves out (`not_annotated`) are no part of a plan: preprocessing reads them anew.
+before a run begins, and a difference is refused: which of the two counts only the user knows.
+Classes that a case leaves out (`not_annotated`) are no part of a plan: preprocessing reads them
+anew.
 """
 
 from __future__ import annotations
@@ -70,21 +71,25 @@ class Declared(Record):
         return found
 
 
-def refuse_changed(plan: Plan, name: str, raw: RawDataset) -> None:
-    """Raise DataRefused where a raw set says other things than when it was planned.
+def changes_since_planned(plan: Plan, name: str, raw: RawDataset) -> list[str]:
+    """What a raw set says otherwise than when it was planned, in words.
 
     Plans of versions that did not note it are taken as they are.
     """
     declared = plan.sets[name].declared
-    changes = [] if declared is None else declared.changes(Declared.of(raw))
-    if changes:
+    return [] if declared is None else declared.changes(Declared.of(raw))
+
+
+def refuse_changed(plan: Plan, name: str, raw: RawDataset) -> None:
+    """Raise DataRefused where a raw set says other things than when it was planned."""
+    if changes := changes_since_planned(plan, name, raw):
         raise DataRefused(
             f"{name} was changed after it was planned",
             file=raw.folder / FILE_NAME,
             found="; ".join(changes),
             expected="what the plan was made from",
             fix="run `iris plan` and `iris preprocess` again, which keeps what need not change "
-            "(a run that has begun keeps its plan: start another), or undo the change",
+            "(a run that has begun keeps its plan and goes on), or undo the change",
         )
 
 

@@ -30,7 +30,9 @@ from iris_cli.preparation.store import STORE_VERSION, store_key
 from iris_cli.task.spacing import ReferenceSize, SpacingChoice, spacing_of_references
 from iris_cli.training.settings import TrainingSettings
 
-PLAN_FORMAT = "iris-plan-1"
+PLAN_FORMAT = "iris-plan-2"
+# iris-plan-1 differs in one thing: its sets do not say what was `declared`.
+READ_FORMATS = (PLAN_FORMAT, "iris-plan-1")
 PREPROCESSED = "preprocessed"
 PER_CASE = "per case"
 # 8 voxels across: below this a class is hard to see at the working spacing, and a plan says so.
@@ -102,7 +104,7 @@ class SetPlan(Record):
 class Plan(Record):
     """A plan: network, spacing, sets and schedule; every key is explained in `reasons`."""
 
-    format: Literal["iris-plan-1"] = "iris-plan-1"
+    format: Literal["iris-plan-2"] = "iris-plan-2"
     name: str
     preset: str
     recipe: str = "robust"
@@ -200,18 +202,21 @@ def fingerprint_of(raw_set: RawSet, *, seed: int = 0) -> SetFingerprint:
 
 
 def read_plan(path: Path) -> Plan:
-    """Read a plan; unknown keys are refused with the nearest known name, other versions by name."""
+    """Read a plan of this version or an older one.
+
+    Unknown keys are refused with the nearest known name, newer versions by name.
+    """
     content = read_json(path)
     found = content.get("format") if isinstance(content, dict) else None
-    if found != PLAN_FORMAT:
+    if found not in READ_FORMATS:
         raise DataRefused(
             "this is no plan that this version of iris reads",
             file=path,
             found=found,
-            expected=PLAN_FORMAT,
+            expected=" or ".join(READ_FORMATS),
             fix="make it anew with `iris plan`",
         )
-    return parse_record(content, Plan, file=path)
+    return parse_record({**content, "format": PLAN_FORMAT}, Plan, file=path)
 
 
 def write_plan(path: Path, plan: Plan) -> Path:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from iris_cli.dataset.dataset_json import FILE_NAME
 from iris_cli.dataset.raw import Case, RawDataset, read_raw_dataset
-from iris_cli.planning.declared import refuse_changed
 from iris_cli.planning.plan import PER_CASE, ChannelPlan, Plan, SetPlan
 from iris_cli.preparation.preprocess import GUESS
 from iris_cli.preparation.store import view_name
@@ -20,16 +19,18 @@ from iris_cli.training.settings import (
 
 
 def read_trained_raw(plan: Plan, workspace: Path) -> dict[str, RawDataset]:
-    """The raw sets of a plan that are still there: training itself needs the store alone.
+    """The raw sets of a plan whose dataset.json is still there, by name.
 
-    raises DataRefused where one was changed after it was planned.
+    Training itself needs the store alone: where images or label maps are gone a case is what
+    dataset.json says of it, and else what it was when it was planned.
+    raises DataRefused where one contradicts itself.
     """
     found = {}
-    for name in plan.sets:
+    for name, planned in plan.sets.items():
         folder = plan.raw_folder(workspace, name)
         if (folder / FILE_NAME).is_file():
-            found[name] = read_raw_dataset(folder, strict=False)
-            refuse_changed(plan, name, found[name])
+            known = planned.roles if planned.declared is None else planned.declared.roles
+            found[name] = read_raw_dataset(folder, strict=False, known=known)
     return found
 
 

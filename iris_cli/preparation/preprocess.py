@@ -263,6 +263,19 @@ def _refuse_undeclared(payload: PreprocessPayload, present: set[int]) -> None:
         )
 
 
+def is_current(payload: PreprocessPayload) -> bool:
+    """Whether every view is kept without reading a voxel: files untouched, parameters the same."""
+    for channel in range(len(payload.images)):
+        receipt = read_stored_receipt(payload.folder, view_name(payload.case, channel))
+        if receipt is None:
+            return False
+        if receipt.content["inputs"].get("parameters") != payload.parameters(channel):
+            return False
+        if receipt.run.get("sources") != _file_states(payload, channel):
+            return False
+    return True
+
+
 def _kept(payload: PreprocessPayload, channel: int) -> Receipt | None:
     """The receipt of a view that need not be computed again, else None."""
     receipt = read_stored_receipt(payload.folder, view_name(payload.case, channel))

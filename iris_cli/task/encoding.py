@@ -33,6 +33,7 @@ from iris_cli.task.likeness import distances_apart, is_told
 from iris_cli.task.mass_views import MassRecipe
 from iris_cli.task.spacing import ReferenceSize, SpacingChoice, measure_labels
 from iris_cli.task.task_file import (
+    MINOR,
     ModelRecord,
     ReferenceVolumes,
     Task,
@@ -203,9 +204,10 @@ def _inputs(
     modality: TaskModality,
     spacing_mm: float,
 ) -> dict[str, Any]:
-    """What the tokens rest on, by content only."""
+    """What the task rests on, by content only; a newer header says more of the references."""
     return {
         "encoding": ENCODING_VERSION,
+        "header": MINOR,
         "model": model.card.fingerprint,
         "profile": model.card.profile,
         "classes": [[label.name, list(label.values), label.value] for label in classes],

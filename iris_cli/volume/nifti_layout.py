@@ -69,7 +69,7 @@ def header_layout(version: int, order: str) -> np.dtype[Any]:
             "formats": [order + kind for kind, _ in fields.values()],
             "offsets": [offset for _, offset in fields.values()],
             "itemsize": size,
-        }  # type: ignore[call-overload]
+        }
     )
     return layout
 

@@ -27,7 +27,7 @@ from iris_cli.planning.declared import refuse_changed
 from iris_cli.planning.plan import PREPROCESSED, Plan, SetPlan, read_plan
 from iris_cli.planning.training_sets import modality_of
 from iris_cli.preparation.case_memory import predicted_bytes, predicted_seconds
-from iris_cli.preparation.preprocess import PreprocessPayload, preprocess_case
+from iris_cli.preparation.preprocess import PreprocessPayload, is_current, preprocess_case
 from iris_cli.preparation.store import Role, list_cases, receipt_path, remove_view, view_name
 
 PREPROCESSED_ROLES: tuple[Role, ...] = ("train", "validate", "unlabelled")
@@ -124,7 +124,7 @@ def preprocess(
         payloads += payloads_of_set(planned, name, raw, workspace)
     jobs = [CaseJob(f"{p.set}/{p.case}", p, needs_bytes=predicted_bytes(p)) for p in payloads]
     # The memory that counts is that of the cluster's workers, which nobody knows here.
-    crew = Crew(0, 0) if engine is not None else _crew(jobs, workers, max_ram)
+    crew = Crew(0, 0) if engine is not None else _crew(jobs, part, workers, max_ram)
     failures = workspace / PREPROCESSED / ".failed"
 
     def run(some: Sequence[CaseJob], waits: bool) -> RunSummary:
@@ -153,8 +153,10 @@ def preprocess(
     return PreprocessReport(summary, folders, crew, share)
 
 
-def _crew(jobs: Sequence[CaseJob], workers: int, max_ram: int | None) -> Crew:
-    worth, why = worth_starting(workers, sum(predicted_seconds(job.needs_bytes) for job in jobs))
+def _crew(jobs: Sequence[CaseJob], part: Part, workers: int, max_ram: int | None) -> Crew:
+    # With one worker or none nothing is to be decided, and no receipt is read for it.
+    own = [job for job in part.of(jobs) if not is_current(job.payload)] if workers > 1 else []
+    worth, why = worth_starting(workers, sum(predicted_seconds(job.needs_bytes) for job in own))
     crew = choose_crew({job.name: job.needs_bytes or 0 for job in jobs}, worth, max_ram)
     return replace(crew, note=crew.note or why)
 

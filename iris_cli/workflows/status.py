@@ -107,10 +107,11 @@ class CaseInWork:
 class OutputStatus:
     """Where a folder of predictions stands.
 
-    done: receipt and label map are there. incomplete: a receipt whose label map is gone.
-    failed: case -> parts of its error. working: cases that a living process has claimed. waiting:
-    cases of a line that did not end, or is not at its end, which have no result of this line and
-    are none of these. A case that failed or waits may have a label map of an earlier line.
+    done: receipt and label map are there, and no line has the case to do again. incomplete: a
+    receipt whose label map is gone. failed: case -> parts of its error. working: cases that a
+    living process has claimed. waiting: cases of a line that did not end, or is not at its end,
+    which have no result of this line and are none of these. A case that failed or waits may have a
+    label map of an earlier line.
     """
 
     folder: Path
@@ -191,9 +192,7 @@ def output_status(folder: Path) -> OutputStatus:
     working = _in_work(hidden / "claims")
     taken = {case.case for case in working}
     failed = {
-        case: error
-        for case, error in read_failures(hidden / FAILURES).items()
-        if case not in taken
+        case: error for case, error in read_failures(hidden / FAILURES).items() if case not in taken
     }
     lists = read_announced(hidden / ANNOUNCED).values()
     left = {case for announced in lists for case in cases_left(announced, hidden)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,8 @@ from typing import Any
 
 import torch
 
-from iris_cli.errors import DataRefused, UsageError
+from iris_cli.dataset.dataset_json import FILE_NAME
+from iris_cli.errors import DataRefused, IrisError, UsageError
 from iris_cli.execution.signals import StopRequest
 from iris_cli.files.publish import publish_json
 from iris_cli.files.schema import read_json
@@ -18,6 +20,7 @@ from iris_cli.model.bank import save_bank
 from iris_cli.model.model import ModelCard, load_model, save_model
 from iris_cli.network.iris_network import IrisNetwork
 from iris_cli.planning.bank import bank_of_run
+from iris_cli.planning.declared import changes_since_planned, refuse_changed
 from iris_cli.planning.overrides import apply_overrides
 from iris_cli.planning.plan import Plan, read_plan, write_plan
 from iris_cli.planning.training_sets import read_trained_raw, sets_for_training
@@ -28,7 +31,7 @@ from iris_cli.training.launch import launch
 from iris_cli.training.observers import Observer
 from iris_cli.training.run import TrainingOutcome
 from iris_cli.training.run import train as train_network
-from iris_cli.training.settings import WITHOUT_INFLUENCE, SetForTraining
+from iris_cli.training.settings import WITHOUT_INFLUENCE
 from iris_cli.workflows.manifest import (
     Sessions,
     frozen_validation,
@@ -38,6 +41,8 @@ from iris_cli.workflows.manifest import (
 from iris_cli.workflows.run_folder import MANIFEST, MODEL, RUN_PLAN, run_folder
 from iris_cli.workflows.validation import InContextValidation
 from iris_cli.workflows.watching import Expendable, pictures
+
+_LOG = logging.getLogger(__name__)
 
 View = Callable[[Path], Sequence[Observer]]
 """Gets the folder of a run; returns who looks on beside the records and pictures of the run."""
@@ -104,10 +109,10 @@ def train(
     folder = run_folder(run, workspace)
     source = options.plan or workspace / "plans" / "default.json"
     plan = _plan_of_run(folder, source, options.overrides)
-    sets = sets_for_training(plan, workspace, read_trained_raw(plan, workspace))
+    sets = sets_for_training(plan, workspace)
     with joined(torch.device(device), plan.training.timeout_s) as ranks:
         manifest = ranks.from_first(
-            lambda: _open_run(folder, plan, sets, options, device, ranks), "opening the run folder"
+            lambda: _open_run(folder, plan, options, device, ranks), "opening the run folder"
         )
         frozen = frozen_validation(manifest)
         chosen = options.validation or frozen or InContextValidation()
@@ -155,24 +160,47 @@ def _train_rank(
 def _open_run(
     folder: Path,
     plan: Plan,
-    sets: Sequence[SetForTraining],
     options: TrainOptions,
     device: str,
     ranks: Ranks,
 ) -> dict[str, Any]:
     """Write what a new run begins with; a run that goes on keeps it. returns: its manifest."""
-    given = options.validation or InContextValidation()
     own, manifest = folder / RUN_PLAN, folder / MANIFEST
     # Made before anything is written: a run that cannot begin leaves no plan that is frozen.
     made = None
     if not manifest.exists():
-        made = new_manifest(plan, sets, device, ranks, given)
+        made = _begun_with(plan, options, device, ranks)
+    else:
+        _warn_of_changes(plan, options.workspace)
     if not own.exists():
         write_plan(own, plan)
     if made is not None:
         publish_json(manifest, made)
     content: dict[str, Any] = read_json(manifest)
     return content
+
+
+def _begun_with(plan: Plan, options: TrainOptions, device: str, ranks: Ranks) -> dict[str, Any]:
+    """The manifest of a new run; raises DataRefused where a raw set does not say what is stored."""
+    raw = read_trained_raw(plan, options.workspace)
+    for name in raw:
+        refuse_changed(plan, name, raw[name])
+    sets = sets_for_training(plan, options.workspace, raw)
+    return new_manifest(plan, sets, device, ranks, options.validation or InContextValidation())
+
+
+def _warn_of_changes(plan: Plan, workspace: Path) -> None:
+    """A begun run reads the store alone, and its fingerprints tell whether that is another one."""
+    try:
+        for name, raw in read_trained_raw(plan, workspace).items():
+            if changes := changes_since_planned(plan, name, raw):
+                _LOG.warning(
+                    "%s was changed after it was planned; this run goes on as it was begun: %s",
+                    raw.folder / FILE_NAME,
+                    "; ".join(changes),
+                )
+    except IrisError as error:
+        _LOG.warning("a raw set cannot be read; this run goes on as it was begun: %s", error)
 
 
 def _observers(folder: Path, view: View | None, session: dict[str, Any]) -> tuple[Observer, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -160,6 +161,74 @@ def test_a_scheduler_that_is_not_there_is_named(
     with pytest.raises(EnvironmentProblem, match="cannot be reached") as refused:
         run("tcp://127.0.0.1:9", tmp_path, Order("work"))
     assert "tcp://127.0.0.1:9" in str(refused.value.found)
+
+
+@contextlib.contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def worker_pids(cluster: str) -> dict[str, int]:
+    with distributed.Client(cluster, set_as_default=False) as client:
+        return dict(client.run(os.getpid))
+
+
+def test_a_frozen_worker_is_left_out_and_others_do_the_cases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(dask_workers, "_SILENT_S", 0.0)
+    monkeypatch.setattr(dask_engine, "_LOOK_S", 0.2)
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+    ) as two:
+        cluster = two.scheduler_address
+        pids = worker_pids(cluster)
+        address, pid = sorted(pids.items())[0]
+        with frozen(pid):
+            assert statuses(run(cluster, tmp_path, *[Order("sleep", 0.1)] * 4)) == ["done"] * 4
+        assert f"{address} does not answer" in caplog.text
+        # With none that answers, a signal is heard, and the wait has an end.
+        with frozen(pid), frozen(pids[sorted(pids)[1]]):
+            with pytest.raises(Stopped, match="0 of 1 cases"):
+                run(cluster, tmp_path, Order("work"), stop=StopRequest(0.5))
+            engine = DaskEngine(cluster, tmp_path, no_worker_s=0.3)
+            with pytest.raises(EnvironmentProblem, match="no dask worker") as ended:
+                run_cases(jobs(Order("work")), perform, engine=engine)
+            assert f"no answer from {address}" in str(ended.value.found)
+
+
+@pytest.mark.slow
+def test_a_frozen_scheduler_does_not_keep_signals_from_the_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "scheduler.json"
+    alone = ("--host", "tcp://127.0.0.1", "--port", "0", "--no-dashboard")
+    words = [sys.executable, "-m", "dask", "scheduler", *alone, "--scheduler-file", str(file)]
+    scheduler = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    timer = threading.Timer(1.0, lambda: os.kill(scheduler.pid, signal.SIGSTOP))
+    monkeypatch.setattr(dask_engine, "_CONNECT_S", 3.0)
+    try:
+        while not file.exists():
+            time.sleep(0.05)
+        timer.start()
+        began = time.monotonic()
+        with pytest.raises(Stopped):
+            run(str(file), tmp_path, Order("work"), stop=StopRequest(2.0))
+        assert time.monotonic() - began < 12.0
+        os.kill(scheduler.pid, signal.SIGCONT)
+        timer = threading.Timer(1.0, lambda: os.kill(scheduler.pid, signal.SIGSTOP))
+        timer.start()
+        engine = DaskEngine(str(file), tmp_path, no_worker_s=2.5)
+        with pytest.raises(EnvironmentProblem):
+            run_cases(jobs(Order("work")), perform, engine=engine)
+    finally:
+        timer.join()
+        scheduler.kill()
+        scheduler.wait()
 
 
 @pytest.mark.slow

@@ -124,7 +124,7 @@ def test_what_the_user_says_wins_over_the_scheduler() -> None:
     environment = slurm_array(3, 0, 7, 1, 8)
     assert choose_part(4, 1, environment) == Part(1, 4, "--part-id")
     assert choose_part(1, None, environment) == WHOLE
-    assert choose_part(8, None, environment) == Part(3, 8, "SLURM_ARRAY_TASK_ID=3")
+    assert choose_part(8, None, environment) == Part(3, 8, "SLURM_ARRAY_TASK_ID=3", helps=True)
 
 
 @pytest.mark.parametrize(

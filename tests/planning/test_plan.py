@@ -174,10 +174,23 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(plan: Plan, tmp_path: P
 
 def test_another_version_is_refused_by_name(plan: Plan, tmp_path: Path) -> None:
     path = write_plan(tmp_path / "plan.json", plan)
-    path.write_text(path.read_text().replace("iris-plan-1", "iris-plan-2"))
+    path.write_text(path.read_text().replace("iris-plan-2", "iris-plan-3"))
     with pytest.raises(DataRefused) as caught:
         read_plan(path)
-    assert caught.value.found == "iris-plan-2"
+    assert caught.value.found == "iris-plan-3"
+
+
+def test_an_older_version_is_read(plan: Plan, tmp_path: Path) -> None:
+    """Its sets do not say what their dataset.json said."""
+    path = write_plan(tmp_path / "plan.json", plan)
+    content = json.loads(path.read_text())
+    assert content["format"] == "iris-plan-2"
+    for planned_set in content["sets"].values():
+        del planned_set["declared"]
+    path.write_text(json.dumps(content | {"format": "iris-plan-1"}))
+    read = read_plan(path)
+    assert (read.format, read.sets["boxes"].declared) == ("iris-plan-2", None)
+    assert read.sets["boxes"].fingerprint == plan.sets["boxes"].fingerprint
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,13 @@ from iris_cli.dataset.raw import read_raw_dataset
 from iris_cli.errors import DataRefused, EnvironmentProblem, UsageError
 from iris_cli.execution import dask_engine
 from iris_cli.execution.dask_engine import DaskEngine
-from iris_cli.execution.parts import Part
+from iris_cli.execution.parts import WHOLE, Part
 from iris_cli.execution.schedule import Schedule
 from iris_cli.execution.worker import Ran
 from iris_cli.planning import crew
 from iris_cli.planning.plan import read_plan
 from iris_cli.planning.training_sets import sets_for_training
+from iris_cli.preparation.case_memory import CASE_S
 from iris_cli.preparation.store import list_cases, open_case
 from iris_cli.training.catalogue import read_catalogue
 from iris_cli.volume.writing import write_labels
@@ -154,14 +155,36 @@ def test_fewer_workers_work_where_all_of_them_would_not_fit(
     report = planned(workspace)
     few = preprocess(report.plan, workspace=workspace, workers=2).memory
     assert (few.workers, few.note[:14]) == (1, "1 of 2 workers")  # for five small boxes
+    shutil.rmtree(workspace / "preprocessed")
     monkeypatch.setattr(crew, "START_S", 1e-6)
     plenty = preprocess(report.plan, workspace=workspace, workers=2).memory
     assert (plenty.workers, plenty.note) == (2, "")
+    shutil.rmtree(workspace / "preprocessed")
     tight = preprocess(report.plan, workspace=workspace, workers=2, max_ram=plenty.needed_bytes - 1)
     assert tight.memory.workers == 1
     assert tight.to_json()["notes"] == [tight.memory.note]
     with pytest.raises(EnvironmentProblem, match="more memory than there is"):
         preprocess(report.plan, workspace=workspace, max_ram=1000)
+
+
+def test_workers_start_for_what_is_to_be_done_here(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part is less than the whole, and what is stored needs no more than a look."""
+    report = planned(workspace)
+    monkeypatch.setattr(crew, "START_S", CASE_S / crew.WORK_OVER_START)
+
+    def workers(part: Part = WHOLE) -> int:
+        return preprocess(report.plan, workspace=workspace, workers=2, part=part).memory.workers
+
+    assert workers(Part(0, 100, "a test")) == 1
+    assert workers() == 2
+    assert workers() == 1
+    for path in (workspace / "preprocessed").glob("[!.]*/*/*.json"):
+        receipt = json.loads(path.read_text())
+        receipt["content"]["inputs"]["parameters"] = "those of another plan"
+        path.write_text(json.dumps(receipt))
+    assert workers() == 2
 
 
 def test_unlabelled_cases_keep_their_label_maps_closed(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iris_cli.errors import DataRefused, EnvironmentProblem, UsageError
+from iris_cli.errors import DataRefused, EnvironmentProblem, Stopped, UsageError
 from iris_cli.execution.jobs import CaseResult
 from iris_cli.execution.parts import Part
 from iris_cli.execution.receipts import read_receipt
+from iris_cli.execution.signals import StopRequest
 from iris_cli.inference import memory
 from iris_cli.inference.job import PredictPayload, predict_case
 from iris_cli.inference.memory import Limits
@@ -24,6 +25,7 @@ from iris_cli.volume.reading import read_labels
 from iris_cli.volume.writing import write_image, write_labels
 from iris_cli.workflows.encode_task import ReferenceSource, encode_task
 from iris_cli.workflows.predict import PredictSettings, dry_run, predict
+from iris_cli.workflows.status import output_status
 from tests.workflows.conftest import GRID, scene
 
 
@@ -281,7 +283,10 @@ def test_a_dry_run_tells_windows_time_and_memory_and_writes_nothing(
     # While one is computed, the next is read and the last written.
     largest = sorted((case.memory_mb for case in estimate.cases), reverse=True)
     volumes = sorted((case.volume_mb for case in estimate.cases), reverse=True)
-    assert estimate.memory_mb == pytest.approx(largest[0] + volumes[1] + volumes[2])
+    writing = max(case.writing_mb for case in estimate.cases)
+    # Labels of one byte, twice: as they are written, and as they are read again.
+    assert writing == pytest.approx(2 * 40**3 / 2**20)
+    assert estimate.memory_mb == pytest.approx(largest[0] + volumes[1] + volumes[2] + writing)
     counted = dataclasses.replace(settings, limits=Limits(ram=2**32))
     alone = dry_run(queries, tmp_path / "out", task=task, settings=counted)
     assert alone.memory_mb == pytest.approx(max(case.memory_mb for case in alone.cases))
@@ -568,3 +573,66 @@ def test_files_named_one_by_one_get_the_names_that_a_list_gives(
         report = dry_run(inputs, tmp_path / "out", task=task, settings=settings)
         assert [case.case for case in report.cases] == ["a", "b"]
         assert len(report.notes) == 1
+
+
+class StopAfter:
+    """A progress that asks to stop when so many cases have an outcome."""
+
+    def __init__(self, stop: StopRequest, cases: int) -> None:
+        self.stop, self.cases = stop, cases
+
+    def start(self, total: int, label: str) -> None: ...
+
+    def finish(self) -> None: ...
+
+    def advance(self, name: str, status: str) -> None:
+        self.cases -= 1
+        if self.cases == 0:
+            self.stop.request("SIGTERM")
+
+
+def stopped(queries: Path, out: Path, task: Path, settings: PredictSettings) -> None:
+    stop = StopRequest()
+    strictly = dataclasses.replace(settings, limits=Limits(ram=2**40))  # one case after the other
+    with pytest.raises(Stopped):
+        predict(queries, out, task=task, settings=strictly, progress=StopAfter(stop, 1), stop=stop)
+
+
+def test_trying_failed_cases_again_leaves_those_that_wait_waiting(
+    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    out, again = tmp_path / "out", dataclasses.replace(settings, only_failed=True)
+    (queries / "a.nii.gz").write_bytes(b"nothing")
+    stopped(queries, out, task, settings)
+    assert (set(output_status(out).failed), output_status(out).waiting) == ({"a"}, ("b", "c"))
+    estimate = dry_run(queries, out, task=task, settings=again)
+    assert [case.case for case in estimate.cases] == ["a"]
+    assert predict(queries, out, task=task, settings=again).exit_code == 4
+    assert output_status(out).waiting == ("b", "c")
+    assert predict(queries, out, task=task, settings=settings).exit_code == 3
+    assert not (out / ".iris" / "cases").exists()
+
+
+def test_a_list_of_a_stopped_line_goes_where_its_inputs_are_gone(
+    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    out, typo = tmp_path / "out", queries / "typo.nii.gz"
+    write_image(typo, scene(3)[0], GRID)
+    stopped(queries, out, task, settings)
+    assert output_status(out).exit_code == 75
+    typo.unlink()
+    assert predict(queries, out, task=task, settings=settings).exit_code == 0
+    assert (output_status(out).waiting, output_status(out).exit_code) == ((), 0)
+
+
+def test_a_failed_case_of_another_part_is_tried_again_by_the_same_line(
+    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    out, whole = tmp_path / "out", (queries / "a.nii.gz").read_bytes()
+    helping = dataclasses.replace(settings, part=Part(1, 2, "SLURM_ARRAY_TASK_ID=2", helps=True))
+    (queries / "a.nii.gz").write_bytes(b"nothing")
+    for _ in range(2):
+        assert predict(queries, out, task=task, settings=helping).exit_code == 3
+    (queries / "a.nii.gz").write_bytes(whole)
+    assert predict(queries, out, task=task, settings=helping).exit_code == 0
+    assert (out / "a.nii.gz").exists()

@@ -22,7 +22,7 @@ from iris_cli.errors import (
     Stopped,
     UsageError,
 )
-from iris_cli.execution.announced import ANNOUNCED, announce, withdraw
+from iris_cli.execution.announced import ANNOUNCED, Announced, announce, withdraw_finished
 from iris_cli.execution.claims import STALE_S, Claims, living
 from iris_cli.execution.failures import FAILURES, note_outcome
 from iris_cli.execution.outcomes import CaseResult, Outcome
@@ -174,6 +174,16 @@ def test_a_run_elsewhere_is_seen_by_its_heartbeat(
     assert ("node-17" in found.why) == (state == "running")
 
 
+INPUTS = {"task": "y", "model": "m", "parameters": {"skip_empty": False}}
+LINE = Announced(inputs=INPUTS, cases={case: f"{case}.nii" for case in ("a", "b", "c", "d/1", "e")})
+OF_LINE = {
+    "query": "q",
+    "assumed_spacing_xyz": None,
+    **INPUTS,
+    "parameters": {"skip_empty": False, "precision": "bf16"},
+}
+
+
 def outcome(name: str, *, failed: bool) -> Outcome:
     if not failed:
         return Outcome(name, "done", 1.0, result=CaseResult("done", {}))
@@ -201,8 +211,8 @@ def test_the_note_of_a_failed_case_goes_when_it_is_done(tmp_path: Path) -> None:
 
 def test_cases_in_work_and_cases_that_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hidden = tmp_path / ".iris"
-    announced = announce(hidden / ANNOUNCED, ["a", "b", "c", "d/1", "e"])
-    write_receipt(hidden / "a.json", Receipt(case="a", content={"inputs": {}}))
+    announce(hidden / ANNOUNCED, LINE)
+    write_receipt(hidden / "a.json", Receipt(case="a", content={"inputs": OF_LINE}))
     (tmp_path / "a.nii.gz").touch()
     for case in ("b", "d/1"):
         note_outcome(hidden / FAILURES, outcome(case, failed=True))
@@ -225,9 +235,44 @@ def test_cases_in_work_and_cases_that_wait(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(module, "living", lambda paths: {})
     stopped = output_status(tmp_path)
     assert (stopped.waiting, stopped.exit_code) == (("c", "e"), 75)
-    withdraw(announced)
+    withdraw_finished(hidden / ANNOUNCED, lambda announced: True)
+    assert output_status(tmp_path).exit_code == 75
+    withdraw_finished(hidden / ANNOUNCED, lambda announced: False)
     assert output_status(tmp_path).exit_code == 3
     assert not (hidden / ANNOUNCED).exists()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {**OF_LINE, "task": "x"},
+        {**OF_LINE, "model": "n"},
+        {**OF_LINE, "parameters": {**OF_LINE["parameters"], "probabilities": "uint8"}},
+        {},
+    ],
+)
+def test_a_result_of_another_line_is_none_of_this_one(tmp_path: Path, said: dict[str, Any]) -> None:
+    hidden = tmp_path / ".iris"
+    for case in ("b", "c"):
+        write_receipt(hidden / f"{case}.json", Receipt(case=case, content={"inputs": said}))
+        (tmp_path / f"{case}.nii.gz").touch()
+    assert output_status(tmp_path).exit_code == 0
+    announce(hidden / ANNOUNCED, LINE)
+    note_outcome(hidden / FAILURES, outcome("b", failed=True))
+    found = output_status(tmp_path)
+    assert (set(found.failed), found.waiting) == ({"b"}, ("a", "c", "d/1", "e"))
+    assert (found.done, found.exit_code) == ((), 75)
+
+
+def test_what_is_being_written_says_nothing(tmp_path: Path) -> None:
+    hidden = tmp_path / ".iris"
+    half = ".a.json.999999999-0badcafe-0000000.partial.json"
+    write_receipt(hidden / half, Receipt(case="a", content={"inputs": {}}))
+    for folder in (FAILURES, ANNOUNCED):
+        (hidden / folder).mkdir()
+        (hidden / folder / half).write_text(LINE.model_dump_json())
+    found = output_status(tmp_path)
+    assert (found.done, found.incomplete, found.waiting, found.failed) == ((), (), (), {})
 
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:

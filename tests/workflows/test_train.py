@@ -232,11 +232,7 @@ def test_nothing_but_training_cases_is_opened(
 def test_a_raw_set_that_was_edited_is_not_trained_on_as_it_was(
     tmp_path: Path, workspace: Path, key: str, value: Any, line: str
 ) -> None:
-    copy = Path(shutil.copytree(workspace, tmp_path / "ws"))
-    file = copy / "raw" / "p" / "dataset.json"
-    content = json.loads(file.read_text())
-    content.setdefault("iris", {})[key] = value
-    file.write_text(json.dumps(content))
+    copy = edited(workspace, tmp_path / "ws", key, value)
     with pytest.raises(DataRefused, match=key) as caught:
         go(tmp_path / "run", copy, validation=NONE)
     assert line in str(caught.value)
@@ -249,6 +245,81 @@ def test_a_raw_set_that_was_edited_is_not_trained_on_as_it_was(
     made = read_plan(copy / "plans" / "default.json")
     sets = sets_for_training(made, copy, read_trained_raw(made, copy))
     assert len(read_catalogue(sets).sets) == 1
+
+
+def edited(workspace: Path, copy: Path, key: str, value: Any) -> Path:
+    """A copy of the workspace, whose dataset.json says something else."""
+    shutil.copytree(workspace, copy)
+    file = copy / "raw" / "p" / "dataset.json"
+    content = json.loads(file.read_text())
+    content.setdefault("iris", {})[key] = value
+    file.write_text(json.dumps(content))
+    return copy
+
+
+@pytest.mark.parametrize("gone", [("imagesTr", "labelsTr"), ("labelsTr",)])
+def test_a_store_is_trained_on_whose_raw_files_are_gone(
+    tmp_path: Path, workspace: Path, gone: tuple[str, ...]
+) -> None:
+    """What is left of the raw set is dataset.json, which still says what it said."""
+    copy = Path(shutil.copytree(workspace, tmp_path / "ws"))
+    for folder in gone:
+        shutil.rmtree(copy / "raw" / "p" / folder)
+    short = ("training.steps=1",)
+    assert go(tmp_path / "run", copy, validation=NONE, overrides=short).outcome.steps == 1
+
+
+@pytest.mark.parametrize("gone", [("imagesTr", "labelsTr"), ("labelsTr",)])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("roles", {"torso_004": "validate", "torso_001": "test"}),
+        ("roles", {"torso_004": "validate", "torso_001": "unlabelled"}),
+        ("subjects", {"torso_001": "twin"}),
+        ("not_annotated", {"torso_002": ["liver"]}),
+        ("held_out_classes", ["liver"]),
+    ],
+)
+def test_the_word_of_dataset_json_counts_where_files_are_gone(
+    tmp_path: Path, workspace: Path, gone: tuple[str, ...], key: str, value: Any
+) -> None:
+    copy = edited(workspace, tmp_path / "ws", key, value)
+    for folder in gone:
+        shutil.rmtree(copy / "raw" / "p" / folder)
+    with pytest.raises(DataRefused, match=key):
+        go(tmp_path / "run", copy, validation=NONE)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("subjects", {"torso_001": "twin"}),
+        ("not_annotated", {"torso_002": ["liver"]}),
+        ("roles", {"nobody": "test"}),
+    ],
+)
+def test_a_begun_run_goes_on_whatever_becomes_of_dataset_json(
+    tmp_path: Path,
+    workspace: Path,
+    caplog: pytest.LogCaptureFixture,
+    key: str,
+    value: Any,
+) -> None:
+    folder = begun(tmp_path / "run", workspace, looks=1, validation=NONE)
+    copy = edited(workspace, tmp_path / "ws", key, value)
+    assert go(folder, copy, validation=NONE).outcome.steps == 2
+    if key != "not_annotated":  # no part of a plan
+        (warned,) = [r.getMessage() for r in caplog.records if r.name == workflow.__name__]
+        assert key in warned
+        assert "goes on as it was begun" in warned
+
+
+def test_a_begun_run_is_not_continued_on_another_store(tmp_path: Path, workspace: Path) -> None:
+    folder = begun(tmp_path / "run", workspace, looks=1, validation=NONE)
+    copy = edited(workspace, tmp_path / "ws", "not_annotated", {"torso_002": ["liver"]})
+    preprocess(copy / "plans" / "default.json", workspace=copy)
+    with pytest.raises(DataRefused, match="data"):
+        go(folder, copy, validation=NONE)
 
 
 def test_without_its_raw_sets_a_store_is_trained_on(tmp_path: Path, workspace: Path) -> None:
