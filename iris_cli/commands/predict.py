@@ -292,9 +292,8 @@ def _show_report(out: Output, report: PredictReport) -> None:
         out.table("label values", ("class", "value"), values)
     for note in (*report.notes, *report.share.notes()):
         out.say(f"note: {note}")
-    for case, flags in report.flags().items():
-        for flag in flags:
-            out.say(f"flag: {case}: {flag}")
+    for line in report.flag_summary():
+        out.say(f"flag: {line}")
     for line in report.quality_summary():
         out.say(f"quality: {line}")
     show_failures(out, report.run)

@@ -10,6 +10,7 @@ import typer
 from iris_cli.commands._options import Json, Quiet, Verbose, Workspace
 from iris_cli.commands._output import Output
 from iris_cli.commands._running import leave_with
+from iris_cli.execution.outcomes import DATA
 from iris_cli.execution.progress import duration
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ def _output_lines(output: OutputStatus) -> list[str]:
         ]
     if len(output.failed) > _CASES_SHOWN:
         lines.append(f"and {len(output.failed) - _CASES_SHOWN} more")
-    if output.failed or output.incomplete or (output.waiting and not output.working):
+    if any(error.get("exit_code") == DATA for error in output.failed.values()):
+        lines.append("next: correct the files named above, then run the same line again")
+    elif output.failed or output.incomplete or (output.waiting and not output.working):
         lines.append("next: run the same line of iris predict again; it does what is missing")
     return lines

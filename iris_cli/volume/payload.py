@@ -131,6 +131,8 @@ class InflatedFile:
         return True
 
     def _damaged(self, reason: str) -> DataRefused:
+        if not self._path.stat().st_size:
+            return DataRefused("the file is empty", file=self._path, fix=FIX_DAMAGED)
         return DataRefused(
             "the compressed data are damaged",
             file=self._path,

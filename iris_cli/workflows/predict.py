@@ -10,7 +10,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -185,10 +185,22 @@ class PredictReport:
                 for kind in flags:
                     cases.setdefault((kind, name), []).append(case)
         return [
-            f"{name}: {kind} in {len(found)} of {len(self.run.outcomes)} cases "
-            f"({', '.join(found[:NAMED_CASES])}{', ...' if len(found) > NAMED_CASES else ''})"
+            f"{name}: {kind} in {self._counted(found)}"
             for (kind, name), found in sorted(cases.items())
         ]
+
+    def flag_summary(self) -> list[str]:
+        """A line for every flag of a whole case: in how many cases, and the first of them."""
+        cases: dict[str, list[str]] = {}
+        for case, flags in self.flags().items():
+            for flag in flags:
+                cases.setdefault(flag, []).append(case)
+        return [f"{flag}, in {self._counted(found)}" for flag, found in cases.items()]
+
+    def _counted(self, found: Sequence[str]) -> str:
+        """found: names of cases."""
+        named = ", ".join(found[:NAMED_CASES]) + (", ..." if len(found) > NAMED_CASES else "")
+        return f"{len(found)} of {len(self.run.outcomes)} cases ({named})"
 
     def to_json(self) -> dict[str, Any]:
         """JSON values only."""
@@ -478,7 +490,20 @@ def _prepare(
     classes = tuple(header.classes[index] for index in kept)
     check_outputs(output, classes, settings, model.card.profile)
     _refuse_outputs_on_queries(payloads, loaded.names)
-    return _Prepared(payloads, model, loaded.task, classes, found.notes)
+    notes = (*found.notes, *_made_anew(payloads, used_as))
+    return _Prepared(payloads, model, loaded.task, classes, notes)
+
+
+def _made_anew(payloads: Sequence[PredictPayload], task: str) -> Iterator[str]:
+    """What is said of results in OUT that another task made. task: fingerprint of this one."""
+    receipts = (read_receipt(payload.receipt) for payload in payloads)
+    inputs = (receipt.content.get("inputs", {}) for receipt in receipts if receipt is not None)
+    others = sum(said.get("task", task) != task for said in inputs)
+    if others:
+        yield (
+            f"{others} of {len(payloads)} cases here are of another task: they are made anew, and "
+            "their files that this line does not ask for are removed"
+        )
 
 
 def check_outputs(

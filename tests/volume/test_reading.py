@@ -463,3 +463,10 @@ def test_every_shared_volume_is_read_as_nibabel_reads_it(shared_data: Path) -> N
         # The noise of float32 headers, repaired by us, is far below a tenth of a voxel.
         atol = 0.01 * min(volume.grid.spacing_xyz)
         np.testing.assert_allclose(volume.grid.affine[:3], theirs.affine[:3] * unit, atol=atol)
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nii", "a.nrrd", "a.mha"])
+def test_an_empty_file_is_called_empty(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(DataRefused, match="empty"):
+        read_image(tmp_path / name)

@@ -636,3 +636,19 @@ def test_a_failed_case_of_another_part_is_tried_again_by_the_same_line(
     (queries / "a.nii.gz").write_bytes(whole)
     assert predict(queries, out, task=task, settings=helping).exit_code == 0
     assert (out / "a.nii.gz").exists()
+
+
+def test_results_of_another_task_are_named_before_they_are_made_anew(
+    queries: Path, task: Path, settings: PredictSettings, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert not predict(queries, out, task=task, settings=settings).notes
+    write_task(other := tmp_path / "other.task.pt", renamed(read_task(task), {"left": "one"}))
+    (out / "labels.json").unlink()  # which gives the value of `one` another name
+    for report in (
+        dry_run(queries, out, task=other, settings=settings),
+        predict(queries, out, task=other, settings=settings),
+    ):
+        (note,) = report.notes
+        assert "cases here are of another task: they are made anew" in note
+    assert not predict(queries, out, task=other, settings=settings).notes
