@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from iris_cli.errors import DataRefused, UsageError
+from iris_cli.task import encoding
 from iris_cli.task.task_file import read_task
 from iris_cli.volume.writing import write_labels
 from iris_cli.workflows.encode_task import ReferenceSource, encode_task
@@ -106,3 +107,18 @@ def test_chosen_output_values_are_a_warning_of_the_task(
         ("both", 2),
     ]
     assert "both = 2" in task.header.warnings[0]
+
+
+def test_a_task_is_kept_for_the_same_references_and_the_same_format(
+    references: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "t.task.pt"
+
+    def written() -> int:
+        encode_task(ReferenceSource(references), path, model=model_folder, reuse=True)
+        return path.stat().st_ino
+
+    first = written()
+    assert written() == first
+    monkeypatch.setattr(encoding, "MINOR", encoding.MINOR + 1)
+    assert written() != first

@@ -150,6 +150,7 @@ def test_released_weights_work_by_the_profile_on_their_card(
     report = predict(queries / "a.nii.gz", tmp_path / "out", task=task.path)
     report.run.raise_for_failures()
     assert report.flags() == {"a": ["modality guessed from the voxels: mr"]}
+    assert report.flag_summary() == ["modality guessed from the voxels: mr, in 1 of 1 cases (a)"]
     receipt = report.run.outcomes[0].result
     assert receipt is not None
     assert receipt.receipt["content"]["inputs"]["parameters"]["precision"] == "fp32"
