@@ -38,7 +38,7 @@ from iris_cli.execution.jobs import CaseJob, RunSummary, run_cases
 from iris_cli.execution.progress import Progress
 from iris_cli.execution.receipts import read_receipt
 from iris_cli.execution.signals import StopRequest
-from iris_cli.files.publish import publish_json, published_json
+from iris_cli.files.publish import publish_json, published_json, remove_leftovers
 from iris_cli.files.schema import read_json
 
 MARK = Path(".iris/convert.json")
@@ -238,6 +238,8 @@ def _forget_other_cases(target: Path, cases: Sequence[FoundCase]) -> list[Deviat
     """Remove what an earlier run made of cases that are no more, its folds and dataset.json."""
     for name in (FILE_NAME, SPLITS_FINAL):
         (target / name).unlink(missing_ok=True)
+    remove_leftovers(target, FILE_NAME, SPLITS_FINAL, REPORT)
+    remove_leftovers((target / MARK).parent, MARK.name)
     left = []
     names = {case.name for case in cases}
     for path in published_json(target / RECEIPTS):

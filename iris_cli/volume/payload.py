@@ -131,7 +131,7 @@ class InflatedFile:
         return True
 
     def _damaged(self, reason: str) -> DataRefused:
-        if not self._path.stat().st_size:
+        if not self._file.seek(0, os.SEEK_END):
             return DataRefused("the file is empty", file=self._path, fix=FIX_DAMAGED)
         return DataRefused(
             "the compressed data are damaged",

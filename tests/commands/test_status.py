@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from iris_cli.execution.announced import announce
+from iris_cli.execution.announced import Announced, announce
 from iris_cli.execution.claims import Claims
 from iris_cli.execution.receipts import Receipt, write_receipt
 from tests.commands.conftest import Iris
@@ -32,10 +32,20 @@ def test_failed_cases_are_named_with_their_reasons(iris: Iris, output: Path) -> 
     assert "1 done, 1 failed" in ran.out
     assert "failed: b: the image ends early" in ran.out
     assert "copy it again" in ran.out
+    assert "next: run the same line of iris predict again" in ran.out
+
+
+def test_a_file_that_was_refused_has_to_be_corrected_first(iris: Iris, output: Path) -> None:
+    note = {"problem": "the image ends early", "exit_code": 4}
+    (output / ".iris" / "failed" / "b.json").write_text(json.dumps(note))
+    assert "next: correct the files named above" in iris("status", output).out
 
 
 def test_cases_in_work_are_named_with_host_and_age(iris: Iris, output: Path) -> None:
-    announce(output / ".iris" / "cases", ["a", "b", "c", "d"])
+    announce(
+        output / ".iris" / "cases",
+        Announced(inputs={}, cases={case: f"/in/{case}.nii.gz" for case in "abcd"}),
+    )
     with Claims(output / ".iris" / "claims") as claims:
         claims.take("c")
         ran = iris("status", output)

@@ -92,6 +92,17 @@ def test_a_killed_run_goes_on_and_the_content_is_equal(
     assert content_of(target) == content_of(tmp_path / "whole")
 
 
+def test_what_a_killed_run_left_of_its_descriptions_goes(segthor: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    run("segthor", segthor, target)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = target / f".conversion.json.{gone.pid}.partial.json"
+    left.write_text("{")
+    run("segthor", segthor, target)
+    assert not left.exists()
+
+
 def test_workers_make_the_same_content(segthor: Path, tmp_path: Path) -> None:
     run("segthor", segthor, tmp_path / "one")
     run("segthor", segthor, tmp_path / "two", workers=2)

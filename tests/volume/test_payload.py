@@ -71,7 +71,6 @@ def test_more_and_less_than_claimed_are_refused(
     [
         (Packing.GZIP, gzip.compress(b"abc")[:-1]),
         (Packing.GZIP, gzip.compress(b"abc") + gzip.compress(b"")[:-3]),
-        (Packing.GZIP, b""),
         (Packing.ZLIB, zlib.compress(b"abc")[:-4]),
         (Packing.ZLIB, b"\x78\xbb" + zlib.compress(b"abc")[2:]),  # asks for a dictionary
     ],
@@ -83,6 +82,11 @@ def test_streams_without_their_end_are_refused(
         monkeypatch.setattr(payload, "DEFLATE", zlib)
     with pytest.raises(DataRefused):
         read_claimed(stream(content, packing), 3, PATH)
+
+
+def test_an_empty_file_is_called_empty() -> None:
+    with pytest.raises(DataRefused, match="the file is empty"):
+        read_claimed(stream(b"", Packing.GZIP), 3, PATH)
 
 
 def test_a_wrong_checksum_is_refused_after_the_last_byte() -> None:
