@@ -206,7 +206,9 @@ def is_of_line(receipt: Receipt | None, line: Mapping[str, Any]) -> bool:
     said = receipt.content.get("inputs", {})
     own = {key: said.get(key) for key in ("query", "assumed_spacing_xyz")}
     computed = {"precision": said.get("parameters", {}).get("precision")}
-    return matches(receipt, {**own, **line, "parameters": {**computed, **line.get("parameters", {})}})
+    return matches(
+        receipt, {**own, **line, "parameters": {**computed, **line.get("parameters", {})}}
+    )
 
 
 def cases_left(announced: Announced, folder: Path) -> set[str]:

@@ -18,7 +18,13 @@ from tests.commands.conftest import Iris
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
     """Predictions of two cases, one done and one failed."""
-    write_receipt(tmp_path / ".iris" / "a.json", Receipt(case="a", content={"inputs": {}}))
+    inputs = {
+        "query": "q",
+        "assumed_spacing_xyz": None,
+        "task": "t",
+        "parameters": {"precision": "fp32"},
+    }
+    write_receipt(tmp_path / ".iris" / "a.json", Receipt(case="a", content={"inputs": inputs}))
     (tmp_path / "a.nii.gz").touch()
     failed = tmp_path / ".iris" / "failed" / "b.json"
     failed.parent.mkdir()
@@ -44,7 +50,10 @@ def test_a_file_that_was_refused_has_to_be_corrected_first(iris: Iris, output: P
 def test_cases_in_work_are_named_with_host_and_age(iris: Iris, output: Path) -> None:
     announce(
         output / ".iris" / "cases",
-        Announced(inputs={}, cases={case: f"/in/{case}.nii.gz" for case in "abcd"}),
+        Announced(
+            inputs={"task": "t", "parameters": {}},
+            cases={case: f"/in/{case}.nii.gz" for case in "abcd"},
+        ),
     )
     with Claims(output / ".iris" / "claims") as claims:
         claims.take("c")
